@@ -1,0 +1,1 @@
+"""A virtual machine monitor in Python: the application on top of the py-vmm building blocks."""
