@@ -1,0 +1,62 @@
+"""Guest physical memory for virtual machine monitors.
+
+`GuestMemory` is an ordered set of `GuestRegion` objects. Everything addresses it by plain
+integers, guest physical addresses:
+
+>>> memory = GuestMemory.from_ranges([(0, 0xA0000), (0x100000, 16 << 20)])
+>>> memory.write(0x7000, b"zero page")
+>>> memory.read(0x7000, 4)
+b'zero'
+>>> memory.store(0x9000, 0xA003, 8)
+>>> hex(memory.load(0x9000, 8))
+'0xa003'
+>>> memory.check_range(0x9fff0, 0x20)
+False
+>>> memory.close()
+
+Host memory is owned by ``mmap`` objects and only borrowed by views, memory slots and C code:
+closing it under a borrow raises ``BufferError``. C code of other packages reads the same map
+from `GuestMemory.table`, whose layout `vm_memory.table` documents.
+
+This package knows nothing of KVM, devices or boot protocols.
+"""
+
+from vm_memory.errors import (
+    GuestAccessError,
+    InvalidGuestAddress,
+    InvalidRegion,
+    MapError,
+    MappingFailed,
+    MemoryRegionOverlap,
+    MisalignedAccess,
+    NoSuchRegion,
+    PartialBuffer,
+    VmMemoryError,
+)
+from vm_memory.memory import GuestMemory
+from vm_memory.region import GuestRegion
+from vm_memory.table import (
+    TABLE_HEADER_WORDS,
+    TABLE_ROW_WORDS,
+    TABLE_VERSION,
+    RegionTable,
+)
+
+__all__ = [
+    "TABLE_HEADER_WORDS",
+    "TABLE_ROW_WORDS",
+    "TABLE_VERSION",
+    "GuestAccessError",
+    "GuestMemory",
+    "GuestRegion",
+    "InvalidGuestAddress",
+    "InvalidRegion",
+    "MapError",
+    "MappingFailed",
+    "MemoryRegionOverlap",
+    "MisalignedAccess",
+    "NoSuchRegion",
+    "PartialBuffer",
+    "RegionTable",
+    "VmMemoryError",
+]
