@@ -1,0 +1,140 @@
+"""The repository's commands: `python3 noxfile.py SESSION`, or `nox -s SESSION`.
+
+As a script it fetches nox if that is missing. Every session installs the wheels that
+`tools.artifacts` built from the present sources and reuses its environment as long as nothing
+changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+if sys.version_info < (3, 11):  # noqa: UP036 - one sentence instead of a traceback
+    sys.exit(f"py-vmm: Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
+
+if __name__ == "__main__":
+    from tools import bootstrap
+
+    sys.exit(bootstrap.main(sys.argv[1:]))
+
+import nox
+
+from tools import environment, host, sessions
+from tools.artifacts import PACKAGES
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+nox.options.envdir = str(environment.base() / "sessions")
+nox.options.sessions = ["test"]
+
+TEST_TOOLS = ("pytest", "hypothesis", "pytest-timeout")
+BOOT_SCRIPT = (
+    "uname -a; grep MemTotal /proc/meminfo; "
+    'echo "CPUs: $(grep -c ^processor /proc/cpuinfo)"; '
+    'echo "uptime: $(cut -d" " -f1 /proc/uptime) s"'
+)
+
+
+@nox.session
+def boot(session: nox.Session) -> None:
+    """Boot a Linux guest; arguments after `--` go to vmm-reference."""
+    sessions.install(session, PACKAGES)
+    vmm = Path(session.bin) / "vmm-reference"
+    os.chdir(os.environ.get("PY_VMM_CWD", "."))
+    os.execv(vmm, [str(vmm), *boot_arguments(session.posargs)])
+
+
+def boot_arguments(posargs: list[str]) -> list[str]:
+    """The caller's arguments, and a short script to run when nobody sits at a terminal."""
+    own = ("--exec", "--kernel", "--help", "-h", "--version")
+    decided = any(argument.split("=")[0] in own for argument in posargs)
+    if decided or (sys.stdin.isatty() and sys.stdout.isatty()):
+        return posargs
+    return ["--exec", BOOT_SCRIPT, *posargs]
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """Run all tests; arguments after `--` go to pytest."""
+    if os.geteuid() == 0:
+        host.require_program("iasl", "acpica-tools")
+    sessions.install(session, PACKAGES, *TEST_TOOLS)
+    sessions.pytest(session, "test", "packages", "tests")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES)
+def isolated(session: nox.Session, package: str) -> None:
+    """Run one package's tests with nothing else of ours installed but what it declares."""
+    sessions.install_alone(session, package)
+    sessions.pytest(session, f"isolated-{package}", f"packages/{package}/tests", "-m", "not boot")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, layers, public names, packaging; `-- --regenerate` rewrites the name lists."""
+    sessions.install_tools(session, "ruff", "pytest", "pytest-timeout", "packaging")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sessions.pytest(session, "lint", "tests/lint")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Type-check every source, the tools and the programs in tests/typing, strictly."""
+    stubs = ("types-cffi", "types-setuptools")
+    libraries = ("cffi", "unicorn", "nox", "packaging", "Sphinx", *TEST_TOOLS)
+    sessions.install_tools(session, "mypy", *stubs, *libraries)
+    sources = [f"packages/{name}/src" for name in PACKAGES]
+    environment_variables = {"MYPYPATH": os.pathsep.join(sources)}
+    others = ["tests/typing", "tools", "benchmarks", "docs/conf.py", "noxfile.py"]
+    session.run("mypy", *sources, *others, env=environment_variables)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, each warning an error; check that no public name is missing."""
+    sessions.install(session, PACKAGES, "Sphinx", "furo", "pytest", "pytest-timeout")
+    session.run(
+        "sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"
+    )
+    sessions.pytest(session, "docs", "docs/test_reference.py")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build sdists and wheels, install them into a clean environment, boot from there."""
+    sessions.install_tools(session, "pytest", "pytest-timeout")
+    sessions.pytest(session, "wheels", "tests/wheels", env={"PY_VMM_DIST": sessions.collect_dist()})
+
+
+@nox.session
+def nested(session: nox.Session) -> None:
+    """Run what needs a real KVM inside an emulated machine that has one."""
+    program = ROOT / "tests" / "nested" / "run.py"
+    if not program.exists():
+        session.skip("tests/nested/run.py does not exist yet")
+    sessions.install(session, PACKAGES, *TEST_TOOLS)
+    dist = sessions.collect_dist()
+    results = str(sessions.results() / "nested.xml")
+    session.run("python", str(program), "--dist", dist, "--junitxml", results, *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run one benchmark beside its anchor: `bench -- NAME [ARGUMENTS]`."""
+    names = sorted(
+        path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py") if path.stem != "harness"
+    )
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"name one benchmark: {', '.join(names)}")
+    sessions.install(session, PACKAGES)
+    name, *arguments = session.posargs
+    session.run("python", "-m", f"benchmarks.{name}", *arguments)

@@ -1,0 +1,1 @@
+"""How the repository sets itself up: host requirements, environments, built wheels."""

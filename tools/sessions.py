@@ -1,0 +1,109 @@
+"""How the nox sessions install and run things: only what changed is installed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools import artifacts, environment, host
+
+if TYPE_CHECKING:
+    import nox
+
+_STAMP = "py-vmm-installed.json"
+
+
+def install(session: nox.Session, packages: tuple[str, ...], *tools: str) -> None:
+    """Install the present wheels of our `packages`, what they declare, and third-party `tools`."""
+    built = _build(session, packages)
+    _install(session, built, [str(artifact.wheel) for artifact in built], list(tools))
+
+
+def install_alone(session: nox.Session, package: str) -> None:
+    """Install one package with its `test` extra; siblings come only if it declares them."""
+    built = _build(session, artifacts.PACKAGES)
+    own = next(artifact for artifact in built if artifact.name == package)
+    find = ["--find-links", _link_folder(built)]
+    _install(session, built, [*find, f"{own.wheel}[test]"], [])
+
+
+def install_tools(session: nox.Session, *tools: str) -> None:
+    """Install third-party tools at their pinned versions, and nothing of ours."""
+    _install(session, [], [], list(tools))
+
+
+def pytest(
+    session: nox.Session, name: str, *arguments: str, env: dict[str, str] | None = None
+) -> None:
+    """Run pytest; the result is kept for the summary of CI."""
+    xml = results() / f"{name}.xml"
+    xml.unlink(missing_ok=True)
+    session.run("pytest", f"--junitxml={xml}", *arguments, *session.posargs, env=env)
+
+
+def results() -> Path:
+    """Where sessions leave their JUnit files for `tools.summary`."""
+    folder = environment.HOME / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def collect_dist() -> str:
+    """Put all sdists and wheels into `dist/`, emptied before, and return its path."""
+    folder = environment.ROOT / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for artifact in artifacts.build():
+        shutil.copy2(artifact.wheel, folder)
+        shutil.copy2(artifact.sdist, folder)
+    return str(folder)
+
+
+def _build(session: nox.Session, packages: tuple[str, ...]) -> list[artifacts.Artifact]:
+    try:
+        return artifacts.build(packages)
+    except host.HostError as error:
+        session.error(str(error))
+
+
+def _install(
+    session: nox.Session,
+    built: list[artifacts.Artifact],
+    requirements: list[str],
+    tools: list[str],
+) -> None:
+    """Bring the environment to the wanted state; a stamp inside it tells what it holds."""
+    stamp = Path(session.virtualenv.location) / _STAMP
+    hashes = {artifact.name: artifact.source_hash for artifact in built}
+    wanted = {"tools": tools, "packages": hashes}
+    held = json.loads(stamp.read_text()) if stamp.exists() else {}
+    if held == wanted:
+        return
+    stamp.unlink(missing_ok=True)
+    known = held.get("packages", {})
+    changed = [name for name in hashes if known.get(name) != hashes[name]]
+    if changed:  # a new build of the same version: pip would keep the old one
+        session.run("python", "-m", "pip", "uninstall", "-q", "-y", *changed, silent=True)
+    host.say(f"installing into the environment of session {session.name}")
+    python = Path(session.bin) / "python"
+    command = environment.pip_install(python, *requirements, *tools)
+    session.run(*command, env={"PIP_ROOT_USER_ACTION": "ignore"}, silent=True, external=True)
+    stamp.write_text(json.dumps(wanted))
+
+
+def _link_folder(built: list[artifacts.Artifact]) -> str:
+    """A folder with all our wheels, for pip to find declared siblings in."""
+    folder = environment.base() / "links"
+    folder.mkdir(exist_ok=True)
+    wanted = {artifact.wheel.name: artifact.wheel for artifact in built}
+    for old in folder.iterdir():
+        old.unlink()
+    for name, wheel in wanted.items():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            link = Path(scratch) / name
+            link.symlink_to(wheel)
+            link.replace(folder / name)
+    return str(folder)
