@@ -1,0 +1,144 @@
+"""Bad input: one clear sentence and the documented exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+HOST, USAGE = 1, 2
+TIMEOUT = 60
+
+
+def assert_one_sentence(ended, code):
+    """The last line of stderr is the sentence; only a usage reminder may stand before it."""
+    lines = ended.stderr.strip().splitlines()
+    assert "Traceback" not in ended.stderr
+    assert ended.code == code, ended.stderr
+    assert ended.stdout == b""
+    assert lines[-1].startswith("vmm-reference: ")
+    assert len(lines[-1]) > 30, lines
+    assert len([line for line in lines if line.startswith("vmm-reference: ")]) == 1, lines
+
+
+@pytest.fixture
+def files(tmp_path, elf_kernel):
+    """Files that are no good as kernels or initramfs, by name."""
+    good = elf_kernel(b"\xf4").read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"this is a shell script\n" * 100,
+        "truncated-elf": good[:70],
+        "cut-segment": good[:-1],
+        "arm64-elf": good[:18] + b"\xb7\x00" + good[20:],
+        "elf32": good[:4] + b"\x01" + good[5:],
+        "truncated-bzimage": b"\0" * 0x1F1 + b"\x04" + b"\0" * 12 + b"\x55\xaa\xeb\x6aHdrS\x0f\x02",
+        "good": good,
+        "big": b"",
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    os.truncate(tmp_path / "big", 80 << 20)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing",
+        "empty",
+        "text",
+        "truncated-elf",
+        "cut-segment",
+        "arm64-elf",
+        "elf32",
+        "truncated-bzimage",
+        ".",
+    ],
+)
+def test_bad_kernel(vmm, files, name):
+    """A kernel that is missing, no file, empty, cut or foreign is a usage error naming it."""
+    ended = vmm("--hypervisor", "soft", "--kernel", files / name, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert str(files / name) in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["missing", "big", "."])
+def test_bad_initramfs(vmm, files, name):
+    """An initramfs that is missing, no file, or larger than memory is a usage error naming it."""
+    arguments = ("--kernel", files / "good", "--initramfs", files / name, "--memory", "size=64M")
+    ended = vmm("--hypervisor", "soft", *arguments, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert str(files / name) in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--memory", "size=0"),
+        ("--memory", "size=many"),
+        ("--memory", "size=-1M"),
+        ("--memory", "size=9999999T"),
+        ("--memory", "512M"),
+        ("--memory", "sise=512M"),
+        ("--cpus", "boot=0"),
+        ("--cpus", "boot=x"),
+        ("--cpus", "boot=100000"),
+        ("--serial", "telegraph"),
+        ("--serial", "file="),
+        ("--hypervisor", "xen"),
+        ("--cmdline", "x" * 100_000),
+        ("--cmdline", "é"),
+        ("--no-such-flag", "1"),
+    ],
+)
+def test_bad_value(vmm, files, flag, value):
+    """A value out of range or misspelt is a usage error that names the flag."""
+    ended = vmm("--hypervisor", "soft", "--kernel", files / "good", flag, value, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert flag in ended.stderr
+
+
+@pytest.mark.parametrize("flag", ["--log-file", "--serial"])
+def test_unwritable_output(vmm, files, flag):
+    """A log or console file that cannot be opened is named."""
+    path = files / "no" / "such" / "folder"
+    value = f"file={path}" if flag == "--serial" else path
+    ended = vmm("--hypervisor", "soft", "--kernel", files / "good", flag, value, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert str(path) in ended.stderr
+
+
+def test_memory_beyond_the_host(vmm, files):
+    """More memory than the host can address is refused before the guest starts."""
+    arguments = ("--kernel", files / "good", "--memory", "size=200T")
+    ended = vmm("--hypervisor", "soft", *arguments, timeout=TIMEOUT)
+    assert "Traceback" not in ended.stderr
+    assert ended.code in {HOST, USAGE}
+    assert "size=200T" in ended.stderr or "200T" in ended.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop its rights")
+@pytest.mark.skipif(not os.path.exists("/dev/kvm"), reason="there is no /dev/kvm to be refused")  # noqa: PTH110
+def test_dev_kvm_without_permission(vmm, files):
+    """`--hypervisor kvm` without permission says so and names the way out."""
+    rights = (
+        "+dac_read_search"  # reads everything, so Python starts; may not open /dev/kvm to write
+    )
+    prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    prefix += ("--inh-caps", f"-all,{rights}", "--ambient-caps", f"-all,{rights}")
+    ended = vmm("--hypervisor", "kvm", "--kernel", files / "good", prefix=prefix, timeout=TIMEOUT)
+    assert_one_sentence(ended, HOST)
+    assert "/dev/kvm" in ended.stderr
+    assert "group kvm" in ended.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to leave the network")
+def test_no_network_for_the_first_fetch(vmm, tmp_path):
+    """Without a network and without a cache the default guest cannot be fetched: one sentence."""
+    isolate = (shutil.which("unshare"), "--net")
+    ended = vmm("--exec", "true", prefix=isolate, env={"XDG_CACHE_HOME": str(tmp_path)})
+    assert_one_sentence(ended, HOST)
