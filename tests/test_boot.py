@@ -23,8 +23,7 @@ def test_exec_passes_every_byte(vmm):
     """Output is binary: no byte is translated, added or lost, and a command may hold any byte."""
     every_byte = 'for i in $(seq 0 255); do printf "\\\\$(printf %03o $i)"; done'
     noise = "head -c 100000 /dev/urandom"
-    script = f"({every_byte}; {noise}) | tee /tmp/x; sha256sum /tmp/x >&2; : 'é
-'"
+    script = f"({every_byte}; {noise}) | tee /tmp/x; sha256sum /tmp/x >&2; : 'é\n'"
     ended = vmm(*SOFT, "--exec", script)
     assert ended.stdout[:256] == bytes(range(256))
     assert hashlib.sha256(ended.stdout).hexdigest() in ended.stderr
