@@ -1,0 +1,73 @@
+"""Who owns what of a virtual machine's address spaces, identifiers and interrupt lines.
+
+`AddressAllocator` hands out ranges of an address space by policy:
+
+>>> space = AddressAllocator(0xC000_0000, 0x1000_0000)
+>>> space.allocate(0x1000, alignment=0x1000, owner="virtio-blk")
+Range(0xc0000000, 0xc0000fff)
+>>> space.allocate(0x1000, policy=LastMatch)
+Range(0xcffff000, 0xcfffffff)
+>>> space.allocate(0x10, policy=ExactMatch(0xC000_0800))
+Traceback (most recent call last):
+    ...
+vm_allocator.errors.Overlap: 0xc0000800-0xc000080f overlaps 0xc0000000-0xc0000fff (virtio-blk)
+
+`IdAllocator` does the same for single numbers, `GsiAllocator` for interrupt lines, and
+`SystemAllocator` holds one virtual machine's memory map, I/O ports and interrupts together.
+
+This package knows nothing of KVM, buses or devices. Nothing in it locks: one thread at a time.
+"""
+
+from vm_allocator.address import AddressAllocator
+from vm_allocator.errors import (
+    AllocatorError,
+    AlreadyReleased,
+    FreeError,
+    IdInUse,
+    InvalidAlignment,
+    InvalidRange,
+    InvalidSize,
+    NeverAllocated,
+    NoFreeId,
+    NoFreeRange,
+    NotAllocated,
+    OutOfRange,
+    Overlap,
+    PartialFree,
+    RequestError,
+    ResourceNotAvailable,
+    UnalignedAddress,
+)
+from vm_allocator.ids import IdAllocator
+from vm_allocator.policy import ExactMatch, FirstMatch, LastMatch
+from vm_allocator.ranges import Allocation, Range
+from vm_allocator.system import GsiAllocator, SystemAllocator
+
+__all__ = [
+    "AddressAllocator",
+    "Allocation",
+    "AllocatorError",
+    "AlreadyReleased",
+    "ExactMatch",
+    "FirstMatch",
+    "FreeError",
+    "GsiAllocator",
+    "IdAllocator",
+    "IdInUse",
+    "InvalidAlignment",
+    "InvalidRange",
+    "InvalidSize",
+    "LastMatch",
+    "NeverAllocated",
+    "NoFreeId",
+    "NoFreeRange",
+    "NotAllocated",
+    "OutOfRange",
+    "Overlap",
+    "PartialFree",
+    "Range",
+    "RequestError",
+    "ResourceNotAvailable",
+    "SystemAllocator",
+    "UnalignedAddress",
+]

@@ -1,0 +1,206 @@
+# ruff: noqa: N818 - the names say what happened, as those of rust-vmm's vm-allocator do
+"""Why an allocation or a release was refused.
+
+::
+
+    AllocatorError
+    ├── RequestError (ValueError)     a request that no state of the allocator could serve
+    │   ├── InvalidRange              start after end, negative, or beyond 2^64 - 1
+    │   ├── InvalidSize               nothing, or less, was asked for
+    │   ├── InvalidAlignment          not a power of two
+    │   ├── UnalignedAddress          an exact address off the alignment asked for
+    │   └── OutOfRange                outside of what this allocator manages
+    ├── ResourceNotAvailable          correct, but taken
+    │   ├── NoFreeRange               no gap takes the size at that alignment
+    │   ├── Overlap                   the exact range meets one that is in use
+    │   ├── NoFreeId                  every identifier is in use
+    │   └── IdInUse                   the exact identifier is in use
+    └── FreeError                     a release of what is not held; nothing was released
+        ├── NotAllocated              no part of the range is in use (a double free, too)
+        ├── PartialFree               the range is not exactly one allocated range
+        ├── NeverAllocated            the identifier was never handed out
+        └── AlreadyReleased           the identifier was handed out and given back
+
+A call that raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vm_allocator.ranges import Allocation, Range
+
+
+class AllocatorError(Exception):
+    """Base of every error of this package."""
+
+
+class RequestError(AllocatorError, ValueError):
+    """The request is wrong in itself."""
+
+
+class InvalidRange(RequestError):
+    """No range of addresses or identifiers: `start` to `end`, both inclusive."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__(start, end)
+        self.start = start
+        self.end = end
+
+    def __str__(self) -> str:
+        return (
+            f"{self.start:#x}-{self.end:#x} is no range: it must not start after its end, "
+            "below 0, or end beyond 2^64 - 1"
+        )
+
+
+class InvalidSize(RequestError):
+    """A range of `size` units cannot be allocated."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+    def __str__(self) -> str:
+        return f"cannot allocate {self.size} addresses; the size must be at least 1"
+
+
+class InvalidAlignment(RequestError):
+    """`alignment` is not a power of two."""
+
+    def __init__(self, alignment: int) -> None:
+        super().__init__(alignment)
+        self.alignment = alignment
+
+    def __str__(self) -> str:
+        return f"an alignment is a power of two, which {self.alignment} is not"
+
+
+class UnalignedAddress(RequestError):
+    """The exact `address` asked for is not a multiple of `alignment`."""
+
+    def __init__(self, address: int, alignment: int) -> None:
+        super().__init__(address, alignment)
+        self.address = address
+        self.alignment = alignment
+
+    def __str__(self) -> str:
+        return f"{self.address:#x} is not a multiple of the alignment {self.alignment:#x}"
+
+
+class OutOfRange(RequestError):
+    """`start` to `end` does not lie in `space`, the range that may be used."""
+
+    def __init__(self, start: int, end: int, space: Range) -> None:
+        super().__init__(start, end, space)
+        self.start = start
+        self.end = end
+        self.space = space
+
+    def __str__(self) -> str:
+        return f"{self.start:#x}-{self.end:#x} is not inside {self.space}"
+
+
+class ResourceNotAvailable(AllocatorError):
+    """The request is correct, but what it needs is in use."""
+
+
+class NoFreeRange(ResourceNotAvailable):
+    """No gap of `space` takes `size` addresses at `alignment`; the widest has `largest`."""
+
+    def __init__(self, size: int, alignment: int, space: Range, largest: int) -> None:
+        super().__init__(size, alignment, space, largest)
+        self.size = size
+        self.alignment = alignment
+        self.space = space
+        self.largest = largest
+
+    def __str__(self) -> str:
+        return (
+            f"no room for {self.size:#x} addresses aligned to {self.alignment:#x} in "
+            f"{self.space}: the largest gap has {self.largest:#x}"
+        )
+
+
+class Overlap(ResourceNotAvailable):
+    """The exact range `requested` meets `obstacle`, the lowest allocation in its way."""
+
+    def __init__(self, requested: Range, obstacle: Allocation) -> None:
+        super().__init__(requested, obstacle)
+        self.requested = requested
+        self.obstacle = obstacle
+
+    def __str__(self) -> str:
+        return f"{self.requested} overlaps {self.obstacle}"
+
+
+class NoFreeId(ResourceNotAvailable):
+    """Every identifier from `base` to `end` is in use."""
+
+    def __init__(self, base: int, end: int) -> None:
+        super().__init__(base, end)
+        self.base = base
+        self.end = end
+
+    def __str__(self) -> str:
+        return f"every identifier from {self.base} to {self.end} is in use"
+
+
+class IdInUse(ResourceNotAvailable):
+    """The identifier `id` is in use."""
+
+    def __init__(self, id: int) -> None:  # noqa: A002 - the word of the field
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"identifier {self.id} is already in use"
+
+
+class FreeError(AllocatorError):
+    """What was to be released is not held; nothing was released."""
+
+
+class NotAllocated(FreeError):
+    """No part of `range` is in use: it was released before, or never allocated."""
+
+    def __init__(self, range: Range) -> None:  # noqa: A002 - the word of the field
+        super().__init__(range)
+        self.range = range
+
+    def __str__(self) -> str:
+        return f"{self.range} is not allocated"
+
+
+class PartialFree(FreeError):
+    """`range` touches `allocation` but is not exactly it."""
+
+    def __init__(self, range: Range, allocation: Allocation) -> None:  # noqa: A002
+        super().__init__(range, allocation)
+        self.range = range
+        self.allocation = allocation
+
+    def __str__(self) -> str:
+        return f"{self.range} is not an allocated range; it touches {self.allocation}"
+
+
+class NeverAllocated(FreeError):
+    """The identifier `id` was never handed out."""
+
+    def __init__(self, id: int) -> None:  # noqa: A002 - the word of the field
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"identifier {self.id} was never allocated"
+
+
+class AlreadyReleased(FreeError):
+    """The identifier `id` was handed out and has been given back since."""
+
+    def __init__(self, id: int) -> None:  # noqa: A002 - the word of the field
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"identifier {self.id} was already released"
