@@ -171,7 +171,7 @@ class GuestMemory:
 
         `data` may be a view of this very memory; overlapping ranges copy as by ``memmove``.
         """
-        if type(data) is bytes and data:
+        if isinstance(data, (bytes, bytearray)) and data:  # these cannot be guest memory
             region = self.find_region(address)
             if region is not None:
                 offset = address - region.start_addr
