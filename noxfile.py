@@ -101,7 +101,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation, each warning an error; check that no public name is missing."""
-    sessions.install(session, PACKAGES, "Sphinx", "furo", "pytest", "pytest-timeout")
+    sessions.install(session, PACKAGES, "Sphinx", "furo", "myst-parser", "pytest", "pytest-timeout")
     session.run(
         "sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"
     )
