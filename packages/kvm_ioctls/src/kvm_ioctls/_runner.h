@@ -1,0 +1,34 @@
+/*
+ * Running a vCPU, and stopping it from another thread.
+ *
+ * A runner ties a vCPU's file descriptor to its mapped `struct kvm_run`.  The caller keeps the
+ * mapping alive until runner_close() has returned 0; after that no function here touches it.
+ */
+#ifndef KVM_IOCTLS_RUNNER_H
+#define KVM_IOCTLS_RUNNER_H
+
+#include "_newer.h"
+
+#include <pthread.h>
+#include <sys/types.h>
+
+struct kvm_runner {
+    pthread_mutex_t lock;  /* guards everything below; never held across KVM_RUN */
+    struct kvm_run *page;  /* NULL when closed */
+    pid_t thread;          /* the kernel's id of the thread inside KVM_RUN, or 0 */
+    int fd;
+};
+
+/* ioctl() that answers -errno instead of setting errno. */
+long kvm_ioctl_pointer(int fd, unsigned long request, void *argument);
+long kvm_ioctl_value(int fd, unsigned long request, unsigned long argument);
+
+/* The signal that kicks vCPU threads; installs its handler at the first call. -errno on failure. */
+int kvm_kick_signal(void);
+
+int kvm_runner_open(struct kvm_runner *runner, int fd, void *page);
+int kvm_runner_run(struct kvm_runner *runner);
+int kvm_runner_kick(struct kvm_runner *runner);
+int kvm_runner_close(struct kvm_runner *runner);
+
+#endif

@@ -1,0 +1,192 @@
+"""Typed views of C structures.
+
+A subclass of `KvmStruct` names a C type and annotates the members that it offers; where each lies
+and how wide it is comes from the compiler that built `kvm_ioctls._ffi`.  The bytes are the kernel's
+own layout, so a structure goes into an ioctl as it is.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
+
+from kvm_ioctls._ffi import ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvm_ioctls._ffi import CData, CType
+
+# typing.Buffer is Python 3.12's; until then a name that says what is meant.
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+# The default of a member that is a part of the structure: all zero, like every other member.
+ZERO: Any = None
+
+_Format: TypeAlias = Literal["B", "H", "I", "Q", "q"]
+_INTEGERS: dict[tuple[int, bool], _Format] = {
+    (1, False): "B",
+    (2, False): "H",
+    (4, False): "I",
+    (8, False): "Q",
+    (8, True): "q",
+}
+_PARTS: dict[CType, type[KvmStruct]] = {}
+
+
+@dataclass_transform(kw_only_default=True, eq_default=True)
+class KvmStruct:
+    """A C structure in a bytearray of its own, or a part of another one.
+
+    Members that are structures or arrays are views: writing to them writes to the whole.  Assigning
+    to one copies.  Padding and reserved members have no attribute, but keep their bytes.
+
+    Args:
+        fields: initial values by member name; everything else is zero.
+
+    Attributes:
+        raw: the bytes in the kernel's layout, writable.
+        SIZE: the structure's size in bytes.
+    """
+
+    __slots__ = ("raw",)
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    raw: memoryview
+    SIZE: ClassVar[int]
+    FIELDS: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, ctype: str) -> None:
+        """Gives the class one property per annotated member of the C type `ctype`."""
+        layout = ffi.typeof(ctype)
+        offered = cls.__annotations__
+        cls.SIZE = ffi.sizeof(layout)
+        cls.FIELDS = tuple(name for name, _ in layout.fields if name in offered)
+        for name, member in layout.fields:
+            if name in offered:
+                setattr(cls, name, _member(member.type, member.offset))
+        _PARTS[layout] = cls
+
+    def __init__(self, **fields: object) -> None:
+        self.raw = memoryview(bytearray(self.SIZE))
+        for name, value in fields.items():
+            if name not in self.FIELDS:
+                raise TypeError(f"{type(self).__name__} has no member {name!r}")
+            setattr(self, name, value)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """A structure with a copy of `data`, which must be exactly `SIZE` bytes."""
+        if len(data) != cls.SIZE:
+            raise ValueError(f"{cls.__name__} is {cls.SIZE} bytes, not {len(data)}")
+        return cls.over(bytearray(data))
+
+    @classmethod
+    def over(cls, memory: bytearray | memoryview) -> Self:
+        """A structure that lives in the first bytes of `memory`, without a copy."""
+        made = cls.__new__(cls)
+        made.raw = memoryview(memory)[: cls.SIZE]
+        return made
+
+    def copy(self) -> Self:
+        """An equal structure with bytes of its own."""
+        return self.over(bytearray(self.raw))
+
+    @property
+    def pointer(self) -> CData:
+        """The address of the bytes for C; whoever holds it keeps them alive."""
+        return ffi.from_buffer("char[]", self.raw)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.raw)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.raw == other.raw
+
+    def __repr__(self) -> str:
+        shown = ((name, getattr(self, name)) for name in self.FIELDS)
+        return f"{type(self).__name__}({', '.join(f'{n}={_show(v)}' for n, v in shown if _set(v))})"
+
+
+def _member(ctype: CType, offset: int) -> property:
+    """The property for a member of type `ctype` at `offset`."""
+    end = offset + ffi.sizeof(ctype)
+    if ctype.kind == "primitive":
+        code = struct.Struct("=" + _format(ctype))
+        unpack, pack = code.unpack_from, code.pack_into
+
+        def get_integer(self: KvmStruct) -> int:
+            value: int = unpack(self.raw, offset)[0]
+            return value
+
+        def set_integer(self: KvmStruct, value: int) -> None:
+            pack(self.raw, offset, value)
+
+        return property(get_integer, set_integer)
+
+    view = _viewer(ctype)
+
+    def get_part(self: KvmStruct) -> object:
+        return view(self.raw[offset:end])
+
+    def set_part(self: KvmStruct, value: object) -> None:
+        _assign(view(self.raw[offset:end]), value)
+
+    return property(get_part, set_part)
+
+
+def _viewer(ctype: CType) -> Callable[[memoryview], Any]:
+    """What turns the bytes of a structure or an array into the object that stands for it."""
+    if ctype.kind != "array":
+        return _PARTS[ctype].over
+    item = ctype.item
+    if item.kind != "primitive":
+        size, each = ffi.sizeof(item), _viewer(item)
+        places = [slice(i * size, i * size + size) for i in range(ctype.length)]
+        return lambda raw: tuple(each(raw[place]) for place in places)
+    code: _Format = "B" if ffi.sizeof(item) == 1 else _format(item)
+    return lambda raw: raw.cast("B").cast(code)
+
+
+def _format(ctype: CType) -> _Format:
+    return _INTEGERS[ffi.sizeof(ctype), not ctype.cname.startswith("unsigned")]
+
+
+def _assign(part: Any, value: Any) -> None:
+    """Copies `value` into a view."""
+    if isinstance(part, KvmStruct):
+        if type(value) is not type(part):
+            raise TypeError(f"need a {type(part).__name__}, not a {type(value).__name__}")
+        part.raw[:] = value.raw
+    elif isinstance(part, tuple):
+        for element, new in zip(part, value, strict=True):
+            _assign(element, new)
+    else:
+        values = list(value)
+        if len(values) != len(part):
+            raise ValueError(f"need {len(part)} values, not {len(values)}")
+        for index, element in enumerate(values):
+            part[index] = element
+
+
+def _set(value: Any) -> bool:
+    """Whether a member differs from zero."""
+    if isinstance(value, KvmStruct):
+        return any(value.raw)
+    if isinstance(value, int):
+        return value != 0
+    return any(_set(element) for element in value)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, int):
+        return hex(value)
+    if isinstance(value, memoryview):
+        if value.itemsize == 1:
+            return repr(value.tobytes().rstrip(b"\0"))
+        return f"[{', '.join(map(hex, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_show, value))})"
+    return repr(value)
