@@ -36,12 +36,21 @@ def install_tools(session: nox.Session, *tools: str) -> None:
 
 
 def pytest(
-    session: nox.Session, name: str, *arguments: str, env: dict[str, str] | None = None
+    session: nox.Session,
+    name: str,
+    *arguments: str,
+    defaults: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
 ) -> None:
-    """Run pytest; the result is kept for the summary of CI."""
+    """Run pytest; the result is kept for the summary of CI.
+
+    `defaults` are the paths to take unless the caller names some after `--`.
+    """
     xml = results() / f"{name}.xml"
     xml.unlink(missing_ok=True)
-    session.run("pytest", f"--junitxml={xml}", *arguments, *session.posargs, env=env)
+    named = any(Path(argument.split("::")[0]).exists() for argument in session.posargs)
+    paths = () if named else defaults
+    session.run("pytest", f"--junitxml={xml}", *arguments, *paths, *session.posargs, env=env)
 
 
 def results() -> Path:
