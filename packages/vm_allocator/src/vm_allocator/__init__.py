@@ -39,7 +39,7 @@ from vm_allocator.errors import (
     UnalignedAddress,
 )
 from vm_allocator.ids import IdAllocator
-from vm_allocator.policy import ExactMatch, FirstMatch, LastMatch
+from vm_allocator.policy import ExactMatch, FirstMatch, LastMatch, Policy
 from vm_allocator.ranges import Allocation, Range
 from vm_allocator.system import GsiAllocator, SystemAllocator
 
@@ -65,6 +65,7 @@ __all__ = [
     "OutOfRange",
     "Overlap",
     "PartialFree",
+    "Policy",
     "Range",
     "RequestError",
     "ResourceNotAvailable",

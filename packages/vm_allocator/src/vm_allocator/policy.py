@@ -47,5 +47,5 @@ FirstMatch: Final = _FirstMatch()
 #: The highest aligned place that is free; allocations pack downward from the end.
 LastMatch: Final = _LastMatch()
 
-if TYPE_CHECKING:
-    Policy: TypeAlias = _FirstMatch | _LastMatch | ExactMatch
+#: Any of the three.
+Policy: TypeAlias = _FirstMatch | _LastMatch | ExactMatch

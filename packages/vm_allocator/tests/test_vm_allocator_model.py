@@ -1,0 +1,184 @@
+"""The allocators against models so naive that they are obviously right."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from vm_allocator import (
+    AddressAllocator,
+    AlreadyReleased,
+    ExactMatch,
+    FirstMatch,
+    FreeError,
+    IdAllocator,
+    IdInUse,
+    LastMatch,
+    NeverAllocated,
+    NoFreeId,
+    NoFreeRange,
+    OutOfRange,
+    Overlap,
+    Range,
+    UnalignedAddress,
+)
+
+SIZE = 48
+alignments = st.sampled_from([1, 1, 2, 4, 8, 16, 64])
+sizes = st.integers(1, 14)
+places = st.integers(-2, SIZE + 2)
+
+
+class AddressModel(RuleBasedStateMachine):
+    """One cell per address, holding its allocation or None; every search tries every address."""
+
+    @initialize(base=st.sampled_from([0, 1, 0x1003, 2**64 - SIZE - 1, 2**64 - SIZE]))
+    def start(self, base):
+        self.base = base
+        self.space = AddressAllocator(base, SIZE)
+        self.cells = dict.fromkeys(range(base, base + SIZE))
+        self.live = []
+
+    def fits(self, start, size, window):
+        return (
+            start in window
+            and start + size - 1 in window
+            and all(self.cells[a] is None for a in range(start, start + size))
+        )
+
+    def take(self, taken, owner):
+        self.live.append(taken)
+        for address in range(taken.start, taken.end + 1):
+            self.cells[address] = (taken, owner)
+
+    def window(self, first, last):
+        low, high = sorted((first, last))
+        return Range(self.base + low, self.base + high)
+
+    @rule(
+        size=sizes,
+        alignment=alignments,
+        policy=st.sampled_from([FirstMatch, LastMatch]),
+        first=st.integers(0, SIZE - 1),
+        last=st.integers(0, SIZE - 1),
+        whole=st.booleans(),
+    )
+    def allocate(self, size, alignment, policy, first, last, whole):
+        within = None if whole else self.window(first, last)
+        window = (
+            range(self.base, self.base + SIZE) if whole else range(within.start, within.end + 1)
+        )
+        found = [a for a in window if a % alignment == 0 and self.fits(a, size, window)]
+        if not found:
+            with pytest.raises(NoFreeRange):
+                self.space.allocate(size, alignment, policy, within=within)
+            return
+        taken = self.space.allocate(size, alignment, policy, owner="auto", within=within)
+        start = found[0] if policy is FirstMatch else found[-1]
+        assert taken == Range.sized(start, size)
+        self.take(taken, "auto")
+
+    @rule(size=sizes, alignment=alignments, place=places)
+    def allocate_exactly(self, size, alignment, place):
+        address = self.base + place
+        window = self.cells.keys()
+        if address % alignment:
+            expected = UnalignedAddress
+        elif address not in window or address + size - 1 not in window:
+            expected = OutOfRange
+        elif not self.fits(address, size, window):
+            expected = Overlap
+        else:
+            taken = self.space.allocate(size, alignment, ExactMatch(address), owner="exact")
+            assert taken == Range.sized(address, size)
+            self.take(taken, "exact")
+            return
+        with pytest.raises(expected):
+            self.space.allocate(size, alignment, ExactMatch(address))
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def free(self, data):
+        taken = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        self.space.free(taken)
+        for address in range(taken.start, taken.end + 1):
+            self.cells[address] = None
+
+    @rule(start=st.integers(0, SIZE - 1), size=sizes)
+    def free_what_is_not_exactly_a_range(self, start, size):
+        wrong = Range.sized(self.base + start, size) if self.base + start + size <= 2**64 else None
+        if wrong is None or wrong in self.live:
+            return
+        with pytest.raises((FreeError, OutOfRange)):
+            self.space.free(wrong)
+
+    @invariant()
+    def listings_agree(self):
+        if not hasattr(self, "space"):
+            return
+        free = [a for r in self.space.free_ranges() for a in range(r.start, r.end + 1)]
+        assert free == [a for a, owner in self.cells.items() if owner is None]
+        assert self.space.available == len(free)
+        used = self.space.used()
+        assert [u.range for u in used] == sorted(self.live, key=lambda r: r.start)
+        for address, cell in self.cells.items():
+            found = self.space.find(address)
+            assert (found and (found.range, found.owner)) == cell
+
+
+class IdModel(RuleBasedStateMachine):
+    """One word per identifier."""
+
+    @initialize(base=st.sampled_from([0, 5, 2**32 - 8, 2**64 - 8]))
+    def start(self, base):
+        self.ids = IdAllocator(base, base + 7)
+        self.state = dict.fromkeys(range(base, base + 8), "never")
+
+    @rule()
+    def allocate(self):
+        free = [i for i, state in self.state.items() if state != "used"]
+        if not free:
+            with pytest.raises(NoFreeId):
+                self.ids.allocate()
+            return
+        assert self.ids.allocate() == free[0]
+        self.state[free[0]] = "used"
+
+    @rule(index=st.integers(-1, 8))
+    def reserve(self, index):
+        id_ = self.ids.base + index
+        state = self.state.get(id_)
+        if state is None or state == "used":
+            with pytest.raises(OutOfRange if state is None else IdInUse):
+                self.ids.reserve(id_)
+            return
+        self.ids.reserve(id_)
+        self.state[id_] = "used"
+
+    @rule(index=st.integers(-1, 8))
+    def free(self, index):
+        id_ = self.ids.base + index
+        errors = {None: OutOfRange, "never": NeverAllocated, "released": AlreadyReleased}
+        state = self.state.get(id_)
+        if state != "used":
+            with pytest.raises(errors[state]):
+                self.ids.free(id_)
+            return
+        self.ids.free(id_)
+        self.state[id_] = "released"
+
+    @invariant()
+    def queries_agree(self):
+        if not hasattr(self, "ids"):
+            return
+        for id_, state in self.state.items():
+            assert self.ids.is_allocated(id_) == (state == "used")
+        assert self.ids.available == sum(state != "used" for state in self.state.values())
+
+
+TestAddressModel = AddressModel.TestCase
+TestAddressModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestIdModel = IdModel.TestCase
+TestIdModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

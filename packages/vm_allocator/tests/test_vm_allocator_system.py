@@ -1,0 +1,135 @@
+"""IdAllocator, GsiAllocator and SystemAllocator by example."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm_allocator import (
+    AlreadyReleased,
+    ExactMatch,
+    GsiAllocator,
+    IdAllocator,
+    IdInUse,
+    InvalidRange,
+    LastMatch,
+    NeverAllocated,
+    NoFreeId,
+    NoFreeRange,
+    OutOfRange,
+    Overlap,
+    Range,
+    SystemAllocator,
+)
+
+
+def make_system():
+    return SystemAllocator(
+        [(0, 0xC000_0000), (0x1_0000_0000, 0x1000_0000)],
+        platform_mmio=Range(0xC000_0000, 0xC000_FFFF),
+        pci_mmio32=Range(0xC001_0000, 0xFEBF_FFFF),
+        pci_mmio64=Range(0x1_0000_0000, 0x2_FFFF_FFFF),
+    )
+
+
+def test_ids_come_lowest_first():
+    """A released identifier comes before one that was never used."""
+    ids = IdAllocator(3, 6)
+    assert [ids.allocate() for _ in range(3)] == [3, 4, 5]
+    ids.free(4)
+    assert [ids.allocate(), ids.allocate()] == [4, 6]
+    with pytest.raises(NoFreeId, match="every identifier from 3 to 6 is in use"):
+        ids.allocate()
+
+
+def test_exhaustion_at_the_highest_id_is_no_overflow():
+    """The anchor reports Overflow when its range ends at the largest number."""
+    ids = IdAllocator(2**32 - 1, 2**32 - 1)
+    assert ids.allocate() == 2**32 - 1
+    with pytest.raises(NoFreeId):
+        ids.allocate()
+
+
+def test_id_free_errors_are_distinct():
+    """Outside, never handed out, and handed out but given back."""
+    ids = IdAllocator(0, 7)
+    ids.free(ids.allocate())
+    with pytest.raises(OutOfRange, match="0x8-0x8 is not inside 0x0-0x7"):
+        ids.free(8)
+    with pytest.raises(NeverAllocated, match="identifier 1 was never allocated"):
+        ids.free(1)
+    with pytest.raises(AlreadyReleased, match="identifier 0 was already released"):
+        ids.free(0)
+
+
+def test_reserved_id_is_skipped():
+    """`allocate` walks around an identifier that somebody reserved."""
+    ids = IdAllocator(0, 2)
+    ids.reserve(1)
+    with pytest.raises(IdInUse, match="identifier 1 is already in use"):
+        ids.reserve(1)
+    assert [ids.allocate(), ids.allocate()] == [0, 2]
+
+
+def test_id_range_must_be_one():
+    """The end may not lie before the base."""
+    with pytest.raises(InvalidRange):
+        IdAllocator(2, 1)
+
+
+def test_pins_and_msi_gsis_do_not_mix():
+    """Pins end at the IOAPIC's last one; MSI routes count on from there."""
+    gsis = GsiAllocator()
+    gsis.reserve(5)
+    assert gsis.allocate_pin() == 6
+    assert gsis.allocate_msi() == 24
+    gsis.free(24)
+    gsis.free(5)
+    assert gsis.allocate_pin() == 5
+    assert gsis.allocate_msi() == 24
+    for gsi in (4, 4096):
+        with pytest.raises(OutOfRange, match="is not inside 0x5-0xfff"):
+            gsis.free(gsi)
+
+
+def test_ram_is_registered_from_the_start():
+    """A window drawn over RAM yields only what lies beside the RAM."""
+    system = make_system()
+    assert system.allocate_pci_mmio64(0x1000, owner="BAR").start == 0x1_1000_0000
+    with pytest.raises(Overlap, match=r"overlaps 0x100000000-0x10fffffff \(RAM\)"):
+        system.allocate_pci_mmio64(0x1000, policy=ExactMatch(0x1_0000_0000))
+
+
+def test_overlapping_ram_is_refused():
+    """Two RAM ranges that share an address are an error."""
+    window = Range(0x10000, 0x1FFFF)
+    with pytest.raises(Overlap, match="RAM"):
+        SystemAllocator(
+            [(0, 0x1000), (0xFFF, 1)], platform_mmio=window, pci_mmio32=window, pci_mmio64=window
+        )
+
+
+def test_windows_share_one_map():
+    """What one window's device took, another window's cannot take."""
+    system = make_system()
+    first = system.allocate_platform_mmio(0x10, owner="virtio-blk")
+    assert first == Range(0xC000_0000, 0xC000_000F)
+    assert system.allocate_platform_mmio(0x10).start == 0xC000_1000
+    assert system.allocate_pci_mmio32(0x10_0000, 0x10_0000).start == 0xC010_0000
+    assert system.allocate_pci_mmio32(0x1000, policy=LastMatch).end == 0xFEBF_FFFF
+    with pytest.raises(NoFreeRange, match="in 0xc0000000-0xc000ffff"):
+        system.allocate_platform_mmio(0x1_0000)
+    system.free_mmio(first)
+    assert system.allocate_platform_mmio(0x1000).start == 0xC000_0000
+
+
+def test_ports_end_at_64_kib():
+    """I/O ports are a space of their own."""
+    system = make_system()
+    com1 = system.allocate_pio(8, policy=ExactMatch(0x3F8), owner="COM1")
+    assert com1 == Range(0x3F8, 0x3FF)
+    with pytest.raises(OutOfRange, match="is not inside 0x0-0xffff"):
+        system.allocate_pio(8, policy=ExactMatch(0xFFFC))
+    system.free_pio(com1)
+    assert system.pio.available == 0x10000
+    assert "SystemAllocator" in repr(system)
+    assert repr(IdAllocator(0, 1)) == "<IdAllocator 0-1: 0 in use>"
