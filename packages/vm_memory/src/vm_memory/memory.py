@@ -142,7 +142,14 @@ class GuestMemory:
 
     def check_range(self, address: int, size: int) -> bool:
         """Whether all of [address, address + size) is memory (adjacent regions count as one)."""
-        return self._reachable(address, size) == size
+        _check_size(size)
+        position = address
+        while position < address + size:
+            region = self.find_region(position)
+            if region is None:
+                return False
+            position = region.last_addr + 1
+        return True
 
     # Bytes
 
@@ -154,17 +161,18 @@ class GuestMemory:
             end = offset + size
             if end <= region.size:
                 return region.mapping[offset:end]
-        return b"".join(self.iovec(address, size))
+        pieces = self._all_pieces(address, size)
+        return b"".join([region.mapping[start:end] for region, start, end in pieces])
 
     def read_into(self, address: int, buffer: Buffer) -> None:
         """Copy guest bytes into `buffer`, filling it."""
-        target = memoryview(buffer).cast("B")
-        done = 0
-        for view in self._reachable_views(address, len(target)):
-            target[done : done + len(view)] = view
-            done += len(view)
-        if done != len(target):
-            raise PartialBuffer(address, len(target), done)
+        with memoryview(buffer) as raw, raw.cast("B") as target:
+            done = 0
+            for region, start, end in self._pieces(address, len(target)):
+                target[done : done + end - start] = region.memory[start:end]
+                done += end - start
+            if done != len(target):
+                raise PartialBuffer(address, len(target), done)
 
     def write(self, address: int, data: Buffer) -> None:
         """Copy all bytes of `data` (C-contiguous, any item format) into the guest.
@@ -179,7 +187,13 @@ class GuestMemory:
                 if end <= region.size:
                     region.mapping[offset:end] = data
                     return
-        self._write_views(address, memoryview(data).cast("B"))
+        with memoryview(data) as raw, raw.cast("B") as source:
+            done = 0
+            for region, start, end in self._pieces(address, len(source)):
+                region.memory[start:end] = source[done : done + end - start]
+                done += end - start
+            if done != len(source):
+                raise PartialBuffer(address, len(source), done)
 
     def view(self, address: int, size: int) -> memoryview:
         """The bytes themselves, writable, without a copy; they must lie in one region.
@@ -202,11 +216,8 @@ class GuestMemory:
 
     def iovec(self, address: int, size: int) -> list[memoryview]:
         """Writable views of the range, one per region that it touches, without a copy."""
-        views = self._reachable_views(address, size)
-        completed = sum(map(len, views))
-        if completed != size:
-            raise PartialBuffer(address, size, completed)
-        return views
+        pieces = self._all_pieces(address, size)
+        return [region.memory[start:end] for region, start, end in pieces]
 
     # Integers
 
@@ -308,49 +319,36 @@ class GuestMemory:
     def __repr__(self) -> str:
         return f"<GuestMemory {list(self._regions)}>"
 
-    # The slow, general paths
+    # The general paths. They hold no view when they raise: a traceback that somebody keeps
+    # would keep it alive, and the memory could not be closed.
 
-    def _reachable_views(self, address: int, size: int) -> list[memoryview]:
-        """Views of the range up to its first hole; an error if that is its first byte."""
+    def _pieces(self, address: int, size: int) -> list[tuple[GuestRegion, int, int]]:
+        """(region, start, end) offsets of the range up to its first hole; an error if empty."""
         _check_size(size)
-        views: list[memoryview] = []
-        if size == 0:
-            return views
-        first = index = bisect_right(self._starts, address) - 1
+        pieces: list[tuple[GuestRegion, int, int]] = []
         position = address
-        while 0 <= index < len(self._regions) and size:
+        end_address = address + size
+        index = bisect_right(self._starts, address) - 1
+        while position < end_address and 0 <= index < len(self._regions):
             region = self._regions[index]
-            if not region.start_addr <= position <= region.last_addr:
+            start = position - region.start_addr
+            if not 0 <= start < region.size:
                 break
-            offset = position - region.start_addr
-            length = min(size, region.size - offset)
-            views.append(region.memory[offset : offset + length])
-            position += length
-            size -= length
+            end = min(end_address - region.start_addr, region.size)
+            pieces.append((region, start, end))
+            position = region.start_addr + end
             index += 1
-        if index == first:
+        if size and not pieces:
             raise InvalidGuestAddress(address, size)
-        return views
+        return pieces
 
-    def _reachable(self, address: int, size: int) -> int:
-        """Bytes from `address` on, at most `size`, before the first hole."""
-        _check_size(size)
-        end = address + size
-        position = address
-        while position < end:
-            region = self.find_region(position)
-            if region is None:
-                return position - address
-            position = region.last_addr + 1
-        return size
-
-    def _write_views(self, address: int, data: memoryview) -> None:
-        done = 0
-        for view in self._reachable_views(address, len(data)):
-            view[:] = data[done : done + len(view)]
-            done += len(view)
-        if done != len(data):
-            raise PartialBuffer(address, len(data), done)
+    def _all_pieces(self, address: int, size: int) -> list[tuple[GuestRegion, int, int]]:
+        """As `_pieces`, of the whole range; PartialBuffer if it has a hole."""
+        pieces = self._pieces(address, size)
+        completed = sum([end - start for _region, start, end in pieces])
+        if completed != size:
+            raise PartialBuffer(address, size, completed)
+        return pieces
 
     def _integer(self, address: int, size: int) -> tuple[GuestRegion, int]:
         """The region that holds the whole integer, and the integer's index in it."""

@@ -80,7 +80,7 @@ class GuestRegion:
             MappingFailed: the host has no room for it.
         """
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        region = cls._map(start_addr, size, -1, 0, flags)
+        region = cls._mapped(start_addr, size, -1, 0, flags)
         if huge_pages_advice:
             try:  # noqa: SIM105 - contextlib costs more to import than this module
                 region.mapping.madvise(mmap.MADV_HUGEPAGE)
@@ -105,7 +105,7 @@ class GuestRegion:
                 aligned, or the host refuses the mapping.
         """
         flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE | _MAP_NORESERVE
-        return cls._map(start_addr, size, fd, offset, flags)
+        return cls._mapped(start_addr, size, fd, offset, flags)
 
     @classmethod
     def memfd(cls, start_addr: int, size: int, *, name: str = "guest-memory") -> Self:
@@ -116,28 +116,25 @@ class GuestRegion:
             MappingFailed: the host has no room for it.
         """
         check_region_range(start_addr, size)
-        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        fd = -1
         try:
+            fd = os.memfd_create(name, os.MFD_CLOEXEC)
             os.truncate(fd, size)
-            return cls.from_fd(start_addr, size, fd)
-        except OSError as error:
-            if isinstance(error, MappingFailed):
-                raise
-            raise MappingFailed(start_addr, size, error.errno, str(error.strerror)) from error
+            mapping = _map(size, fd, 0, mmap.MAP_SHARED)
+        except (OSError, ValueError, OverflowError) as error:
+            raise _failure(start_addr, size, error) from error
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+        return cls(start_addr, mapping)
 
     @classmethod
-    def _map(cls, start_addr: int, size: int, fd: int, offset: int, flags: int) -> Self:
+    def _mapped(cls, start_addr: int, size: int, fd: int, offset: int, flags: int) -> Self:
         check_region_range(start_addr, size)
         try:
-            mapping = mmap.mmap(
-                fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
-            )
-        except OSError as error:
-            raise MappingFailed(start_addr, size, error.errno, str(error.strerror)) from error
-        except (ValueError, OverflowError) as error:  # Python checks sizes before the kernel does
-            raise MappingFailed(start_addr, size, None, str(error)) from error
+            mapping = _map(size, fd, offset, flags)
+        except (OSError, ValueError, OverflowError) as error:
+            raise _failure(start_addr, size, error) from error
         return cls(start_addr, mapping)
 
     @property
@@ -202,3 +199,15 @@ def check_region_range(start_addr: int, size: int) -> None:
         raise InvalidRegion(start_addr, size, "it starts below address 0")
     if start_addr + size > ADDRESS_LIMIT:
         raise InvalidRegion(start_addr, size, "it ends beyond 2^64")
+
+
+def _map(size: int, fd: int, offset: int, flags: int) -> mmap.mmap:
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(fd, size, flags=flags, prot=protection, offset=offset)
+
+
+def _failure(start_addr: int, size: int, error: Exception) -> MappingFailed:
+    """Python refuses some sizes itself, as ValueError or OverflowError, without an errno."""
+    if isinstance(error, OSError):
+        return MappingFailed(start_addr, size, error.errno, str(error.strerror))
+    return MappingFailed(start_addr, size, None, str(error))

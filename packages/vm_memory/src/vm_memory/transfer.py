@@ -57,17 +57,20 @@ def write_buffers(fd: int, buffers: list[memoryview], offset: int | None) -> int
 
 def _transfer(buffers: list[memoryview], call: Callable[[list[memoryview], int], int]) -> int:
     done = 0
-    while buffers:
-        try:
+    try:
+        while buffers:
             moved = call(buffers[:_IOV_MAX], done)
-        except BlockingIOError:
-            if done:
-                return done
+            if moved == 0:
+                break
+            done += moved
+            _drop(buffers, moved)
+    except BlockingIOError:
+        if not done:
             raise
-        if moved == 0:
-            break
-        done += moved
-        _drop(buffers, moved)
+    finally:
+        # Not left to the garbage collector: a kept traceback would keep the memory borrowed.
+        for buffer in buffers:
+            buffer.release()
     return done
 
 

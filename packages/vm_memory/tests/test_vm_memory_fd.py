@@ -1,0 +1,172 @@
+"""File descriptors and guest memory: every byte lands exactly once, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from vm_memory import GuestMemory, InvalidGuestAddress, PartialBuffer
+
+
+@pytest.fixture
+def memory():
+    """Two adjacent regions of one page and a far one."""
+    with GuestMemory.from_ranges([(0, 0x1000), (0x1000, 0x1000), (0x4000, 0x1000)]) as memory:
+        yield memory
+
+
+@pytest.fixture
+def pipe():
+    """Both ends of a pipe; a test may close the writing one."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", 0) as source, os.fdopen(writer, "wb", 0) as sink:
+        yield source, sink
+
+
+def feed(sink, pieces):
+    """Write each piece alone, with a pause, then end the stream."""
+    for piece in pieces:
+        sink.write(piece)
+        time.sleep(0.01)
+    sink.close()
+
+
+def test_file_across_a_border(memory, tmp_path):
+    """A read at an offset fills both regions and leaves the file position alone."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(100) + bytes(range(256)) * 4)
+    with path.open("rb", buffering=0) as file:
+        assert memory.read_from_fd(0xF00, file.fileno(), 1024, 100) == 1024
+        assert file.tell() == 0
+    assert memory.read(0xF00, 1024) == bytes(range(256)) * 4
+
+
+def test_end_of_file_ends_early(memory, tmp_path):
+    """The count says how much came; what lies behind is untouched."""
+    path = tmp_path / "data"
+    path.write_bytes(b"x" * 0x180)
+    memory.write(0xF00, b"-" * 0x300)
+    with path.open("rb", buffering=0) as file:
+        assert memory.read_from_fd(0xF00, file.fileno(), 0x300) == 0x180
+        assert file.tell() == 0x180
+        assert memory.read_from_fd(0xF00, file.fileno(), 0x300, 0x200) == 0
+    assert memory.read(0xF00, 0x300) == b"x" * 0x180 + b"-" * 0x180
+
+
+def test_short_reads_leave_no_hole(memory, pipe):
+    """Four bytes at a time over a border: contiguous (the anchor skips to the next region)."""
+    source, sink = pipe
+    data = bytes(range(1, 33))
+    feeder = threading.Thread(target=feed, args=(sink, [data[i : i + 4] for i in range(0, 32, 4)]))
+    feeder.start()
+    assert memory.read_from_fd(0xFF0, source.fileno(), 32) == 32
+    feeder.join()
+    assert memory.read(0xFF0, 32) == data
+
+
+def test_socket_in_two_pieces(memory):
+    """6 then 10 bytes into one region are 16 (the anchor reports PartialBuffer)."""
+    left, right = socket.socketpair()
+    with left, right:
+        feeder = threading.Thread(
+            target=lambda: (left.send(b"abcdef"), time.sleep(0.01), left.send(b"0123456789"))
+        )
+        feeder.start()
+        assert memory.read_from_fd(0x10, right.fileno(), 16) == 16
+        feeder.join()
+    assert memory.read(0x10, 16) == b"abcdef0123456789"
+
+
+def test_interrupted_read_goes_on(memory, pipe):
+    """A signal during the read (EINTR) loses nothing."""
+    source, sink = pipe
+    hits = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+        feeder = threading.Thread(target=feed, args=(sink, [b"ab", b"cd", b"ef"]))
+        feeder.start()
+        assert memory.read_from_fd(0, source.fileno(), 6) == 6
+        feeder.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert hits
+    assert memory.read(0, 6) == b"abcdef"
+
+
+def test_nonblocking_read_gives_what_is_there(memory, pipe):
+    """Some bytes: their count. None: BlockingIOError. End: 0."""
+    source, sink = pipe
+    os.set_blocking(source.fileno(), False)
+    with pytest.raises(BlockingIOError):
+        memory.read_from_fd(0, source.fileno(), 8)
+    sink.write(b"abc")
+    assert memory.read_from_fd(0, source.fileno(), 8) == 3
+    sink.close()
+    assert memory.read_from_fd(0, source.fileno(), 8) == 0
+
+
+def test_nonblocking_write_gives_what_went(memory, pipe):
+    """A full pipe ends the write early; full from the start it is BlockingIOError."""
+    source, sink = pipe
+    os.set_blocking(sink.fileno(), False)
+    capacity = 0
+    with pytest.raises(BlockingIOError):  # noqa: PT012 - filling the pipe is the set-up
+        while True:
+            capacity += memory.write_to_fd(0, sink.fileno(), 0x1000)
+    source.read(0x1000)
+    assert memory.write_to_fd(0, sink.fileno(), 0x2000) == 0x1000
+    assert capacity >= 0x1000
+
+
+def test_write_to_file_at_an_offset(memory, tmp_path):
+    """A write crosses the border and goes exactly where it was told."""
+    memory.write(0xFF8, b"0123456789abcdef")
+    with (tmp_path / "out").open("w+b", buffering=0) as file:
+        assert memory.write_to_fd(0xFF8, file.fileno(), 16, 4) == 16
+        assert file.tell() == 0
+        assert memory.write_to_fd(0xFF8, file.fileno(), 4) == 4
+        assert os.pread(file.fileno(), 32, 0) == b"01230123456789abcdef"
+
+
+def test_bad_range_touches_nothing(memory, pipe):
+    """The range is checked before the first byte leaves the pipe."""
+    source, sink = pipe
+    sink.write(b"data")
+    with pytest.raises(PartialBuffer):
+        memory.read_from_fd(0x1FFE, source.fileno(), 4)
+    with pytest.raises(InvalidGuestAddress):
+        memory.read_from_fd(0x2000, source.fileno(), 4)
+    with pytest.raises(PartialBuffer):
+        memory.write_to_fd(0x1FFE, sink.fileno(), 4)
+    assert source.read(8) == b"data"
+    assert memory.read(0x1FFE, 2) == b"\0\0"
+
+
+def test_more_regions_than_one_call_takes(tmp_path):
+    """The kernel takes 1024 buffers per call; a range over more regions is continued."""
+    count = 1500
+    data = os.urandom(count * 16)
+    path = tmp_path / "data"
+    path.write_bytes(data)
+    with GuestMemory.from_ranges([(16 * i, 16) for i in range(count)]) as memory:
+        with path.open("r+b", buffering=0) as file:
+            assert memory.read_from_fd(3, file.fileno(), len(data) - 3, 3) == len(data) - 3
+            assert memory.read(3, len(data) - 3) == data[3:]
+            file.truncate(0)
+            assert memory.write_to_fd(0, file.fileno(), len(data)) == len(data)
+        assert path.read_bytes()[3:] == data[3:]
+
+
+def test_os_errors_pass_through(memory):
+    """A bad descriptor is the OSError that the kernel gave."""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        memory.read_from_fd(0, -1, 4)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        memory.write_to_fd(0, -1, 4, 0)

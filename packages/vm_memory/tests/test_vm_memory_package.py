@@ -1,0 +1,59 @@
+"""The package as a whole: examples, public names, import cost."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import vm_memory
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_readme_examples_are_true():
+    """Every example of the README gives what it shows."""
+    result = doctest.testfile(str(README), module_relative=False)
+    assert result.attempted > 5
+    assert result.failed == 0
+
+
+def test_package_docstring_examples_are_true():
+    """The package's story runs."""
+    result = doctest.testmod(vm_memory)
+    assert result.attempted > 3
+    assert result.failed == 0
+
+
+def test_public_names_are_frozen():
+    """A name that appears or goes is a decision, not an accident."""
+    assert vm_memory.__all__ == [
+        "TABLE_HEADER_WORDS",
+        "TABLE_ROW_WORDS",
+        "TABLE_VERSION",
+        "GuestAccessError",
+        "GuestMemory",
+        "GuestRegion",
+        "InvalidGuestAddress",
+        "InvalidRegion",
+        "MapError",
+        "MappingFailed",
+        "MemoryRegionOverlap",
+        "MisalignedAccess",
+        "NoSuchRegion",
+        "PartialBuffer",
+        "RegionTable",
+        "VmMemoryError",
+    ]
+    assert all(hasattr(vm_memory, name) for name in vm_memory.__all__)
+
+
+def test_import_costs_less_than_30_ms():
+    """CPU time of the import in a fresh interpreter, the best of five."""
+    code = "import time; t = time.process_time(); import vm_memory; print(time.process_time() - t)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    assert min(times) < 0.030
