@@ -7,6 +7,7 @@ changed.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,10 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
 nox.options.envdir = str(environment.base() / "sessions")
 nox.options.sessions = ["test"]
+logging.getLogger("nox").addFilter(lambda record: "uv binary" not in record.getMessage())
+
+# pip runs from the environment of the tools: a session's own would take five seconds to make
+session = nox.session(venv_params=["--without-pip"])
 
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-timeout")
 BOOT_SCRIPT = (
@@ -42,7 +47,7 @@ BOOT_SCRIPT = (
 )
 
 
-@nox.session
+@session
 def boot(session: nox.Session) -> None:
     """Boot a Linux guest; arguments after `--` go to vmm-reference."""
     sessions.install(session, PACKAGES)
@@ -60,7 +65,7 @@ def boot_arguments(posargs: list[str]) -> list[str]:
     return ["--exec", BOOT_SCRIPT, *posargs]
 
 
-@nox.session
+@session
 def test(session: nox.Session) -> None:
     """Run all tests; arguments after `--` go to pytest."""
     if os.geteuid() == 0:
@@ -70,7 +75,7 @@ def test(session: nox.Session) -> None:
     sessions.pytest(session, "test", *elsewhere, defaults=("packages", "tests"))
 
 
-@nox.session
+@session
 @nox.parametrize("package", PACKAGES)
 def isolated(session: nox.Session, package: str) -> None:
     """Run one package's tests with nothing else of ours installed but what it declares."""
@@ -78,7 +83,7 @@ def isolated(session: nox.Session, package: str) -> None:
     sessions.pytest(session, f"isolated-{package}", f"packages/{package}/tests", "-m", "not boot")
 
 
-@nox.session
+@session
 def lint(session: nox.Session) -> None:
     """Ruff, layers, public names, packaging; `-- --regenerate` rewrites the name lists."""
     sessions.install_tools(session, "ruff", "pytest", "pytest-timeout", "packaging")
@@ -87,7 +92,7 @@ def lint(session: nox.Session) -> None:
     sessions.pytest(session, "lint", "tests/lint")
 
 
-@nox.session
+@session
 def types(session: nox.Session) -> None:
     """Type-check every source, the tools and the programs in tests/typing, strictly."""
     stubs = ("types-cffi", "types-setuptools")
@@ -99,7 +104,7 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *sources, *others, env=environment_variables)
 
 
-@nox.session
+@session
 def docs(session: nox.Session) -> None:
     """Build the documentation, each warning an error; check that no public name is missing."""
     sessions.install(session, PACKAGES, "Sphinx", "furo", "myst-parser", "pytest", "pytest-timeout")
@@ -109,14 +114,14 @@ def docs(session: nox.Session) -> None:
     sessions.pytest(session, "docs", "docs/test_reference.py")
 
 
-@nox.session
+@session
 def wheels(session: nox.Session) -> None:
     """Build sdists and wheels, install them into a clean environment, boot from there."""
     sessions.install_tools(session, "pytest", "pytest-timeout")
     sessions.pytest(session, "wheels", "tests/wheels", env={"PY_VMM_DIST": sessions.collect_dist()})
 
 
-@nox.session
+@session
 def nested(session: nox.Session) -> None:
     """Run what needs a real KVM inside an emulated machine that has one."""
     program = ROOT / "tests" / "nested" / "run.py"
@@ -128,7 +133,7 @@ def nested(session: nox.Session) -> None:
     session.run("python", str(program), "--dist", dist, "--junitxml", results, *session.posargs)
 
 
-@nox.session
+@session
 def bench(session: nox.Session) -> None:
     """Run one benchmark beside its anchor: `bench -- NAME [ARGUMENTS]`."""
     names = sorted(

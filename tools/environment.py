@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 HOME = ROOT / ".py-vmm"
+_QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 TOOL_REQUIREMENTS = ("nox", "build", "setuptools", "wheel", "cffi")
 
 
@@ -65,19 +66,29 @@ def tool_python() -> Path:
         return python
     with lock():
         if not ready.exists():
-            host.require(host.python_lacks())
+            host.require(host.python_lacks() + host.compiler_lacks())
             host.say("setting up a private environment with nox (once)")
             shutil.rmtree(folder, ignore_errors=True)
             _run([sys.executable, "-m", "venv", str(folder)])
-            _run(pip_install(python, *TOOL_REQUIREMENTS))
+            install = [str(python), "-m", "pip", "install", *_QUIET, "--no-compile"]
+            _run([*install, "-c", str(CONSTRAINTS), *TOOL_REQUIREMENTS])
             ready.touch()
     return python
 
 
 def pip_install(python: Path, *arguments: str) -> list[str]:
-    """The pip command that installs `arguments` at our pinned versions."""
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    return [str(python), "-m", "pip", "install", *quiet, "-c", str(CONSTRAINTS), *arguments]
+    """The pip command that installs `arguments` for `python` at our pinned versions."""
+    return [*_pip(python), "install", *_QUIET, "-c", str(CONSTRAINTS), *arguments]
+
+
+def pip_uninstall(python: Path, *names: str) -> list[str]:
+    """The pip command that removes packages, installed or not, from the environment of `python`."""
+    return [*_pip(python), "uninstall", *_QUIET, "--yes", *names]
+
+
+def _pip(python: Path) -> list[str]:
+    """Our own pip, working on another environment."""
+    return [str(tool_python()), "-m", "pip", "--python", str(python)]
 
 
 def _run(command: list[str]) -> None:

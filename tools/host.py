@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ class HostError(Exception):
 
 @dataclass(frozen=True)
 class Lack:
-    """One missing thing and the Debian package that brings it (empty: no package does)."""
+    """One missing thing and the Debian packages that bring it (empty: none does)."""
 
     what: str
     package: str
@@ -32,22 +33,21 @@ class Lack:
 
 def python_lacks() -> list[Lack]:
     """What is missing to create a virtual environment."""
-    if importlib.util.find_spec("ensurepip") is not None:
+    found = importlib.util.find_spec("ensurepip")
+    if found is not None and found.origin is not None:
         return []
-    package = "python3-venv" if _is_system_python() else ""
-    return [Lack(f"{sys.executable} has no ensurepip", package)]
+    return [Lack(f"{_python()} has no ensurepip", _debian_only("python3-venv"))]
 
 
 def compiler_lacks() -> list[Lack]:
     """What is missing to compile our C: a compiler and the headers it needs."""
     lacks = []
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        package = "python3-dev" if _is_system_python() else ""
-        lacks.append(Lack(f"{sys.executable} has no Python.h", package))
+        lacks.append(Lack(f"{_python()} has no Python.h", _debian_only("python3-dev")))
     compiler = _compiler()
     if shutil.which(compiler) is None:
-        lacks.append(Lack(f"there is no C compiler ({compiler})", "gcc"))
-        return lacks + [Lack(f"there may be no <{h}>", p) for h, p in _HEADERS.items()]
+        packages = " ".join(["gcc", *_HEADERS.values()])
+        return [*lacks, Lack(f"there is no C compiler ({compiler})", packages)]
     return lacks + [
         Lack(f"there is no <{header}>", package)
         for header, package in _HEADERS.items()
@@ -60,7 +60,7 @@ def require(lacks: list[Lack]) -> None:
     if not lacks:
         return
     what = ", ".join(lack.what for lack in lacks)
-    packages = sorted({lack.package for lack in lacks if lack.package})
+    packages = sorted({name for lack in lacks for name in lack.package.split()})
     if any(not lack.package for lack in lacks):
         raise HostError(f"{what}: use one that has, for example /usr/bin/python3")
     if shutil.which("apt-get") is None:
@@ -101,8 +101,13 @@ def say(text: str) -> None:
     print(f"py-vmm: {text}", file=sys.stderr, flush=True)
 
 
-def _is_system_python() -> bool:
-    return sys.base_prefix == "/usr"
+def _python() -> str:
+    return f"Python {platform.python_version()} in {sys.base_prefix}"
+
+
+def _debian_only(package: str) -> str:
+    """The package, if it is Debian's own Python that lacks something."""
+    return package if sys.base_prefix == "/usr" else ""
 
 
 def _compiler() -> str:

@@ -92,15 +92,18 @@ def _install(
     if held == wanted:
         return
     stamp.unlink(missing_ok=True)
+    python = Path(session.bin) / "python"
     known = held.get("packages", {})
     changed = [name for name in hashes if known.get(name) != hashes[name]]
     if changed:  # a new build of the same version: pip would keep the old one
-        session.run("python", "-m", "pip", "uninstall", "-q", "-y", *changed, silent=True)
+        _pip(session, environment.pip_uninstall(python, *changed))
     host.say(f"installing into the environment of session {session.name}")
-    python = Path(session.bin) / "python"
-    command = environment.pip_install(python, *requirements, *tools)
-    session.run(*command, env={"PIP_ROOT_USER_ACTION": "ignore"}, silent=True, external=True)
+    _pip(session, environment.pip_install(python, *requirements, *tools))
     stamp.write_text(json.dumps(wanted))
+
+
+def _pip(session: nox.Session, command: list[str]) -> None:
+    session.run(*command, env={"PIP_ROOT_USER_ACTION": "ignore"}, silent=True, external=True)
 
 
 def _link_folder(built: list[artifacts.Artifact]) -> str:
