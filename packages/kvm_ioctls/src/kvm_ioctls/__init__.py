@@ -41,6 +41,7 @@ from kvm_ioctls.exits import (
     X86Wrmsr,
 )
 from kvm_ioctls.protocols import Hypervisor, IoEventAddress, Vcpu, Vm
+from kvm_ioctls.routing import IrqRoutingEntry, IrqRoutingIrqchip, IrqRoutingMsi
 from kvm_ioctls.run_page import RunPage, WritableBuffer
 from kvm_ioctls.structs import (
     ClockData,
@@ -54,9 +55,6 @@ from kvm_ioctls.structs import (
     IoapicState,
     IrqChip,
     IrqChipId,
-    IrqRoutingEntry,
-    IrqRoutingIrqchip,
-    IrqRoutingMsi,
     LapicState,
     MpState,
     MsrEntry,
@@ -74,6 +72,9 @@ from kvm_ioctls.structs import (
     Xcrs,
     Xsave,
 )
+from kvm_ioctls.system import Kvm
+from kvm_ioctls.vcpu import VcpuFd, kick_signal
+from kvm_ioctls.vm import VmFd
 
 __all__ = [
     "ApResetHold",
@@ -106,6 +107,7 @@ __all__ = [
     "IrqRoutingIrqchip",
     "IrqRoutingMsi",
     "IrqWindowOpen",
+    "Kvm",
     "KvmClosedError",
     "KvmError",
     "KvmUnavailable",
@@ -138,7 +140,9 @@ __all__ = [
     "Vcpu",
     "VcpuBusyError",
     "VcpuEvents",
+    "VcpuFd",
     "Vm",
+    "VmFd",
     "WritableBuffer",
     "X86BusLock",
     "X86Rdmsr",
@@ -146,4 +150,5 @@ __all__ = [
     "Xcr",
     "Xcrs",
     "Xsave",
+    "kick_signal",
 ]

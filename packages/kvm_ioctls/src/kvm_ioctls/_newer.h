@@ -8,6 +8,7 @@
 #ifndef KVM_IOCTLS_NEWER_H
 #define KVM_IOCTLS_NEWER_H
 
+#include <errno.h>
 #include <linux/kvm.h>
 
 #ifndef KVM_CAP_USER_MEMORY2

@@ -98,19 +98,15 @@ static void watch_forks(void)
     pthread_atfork(NULL, NULL, forget_thread);
 }
 
-int kvm_runner_open(struct kvm_runner *runner, int fd, void *page)
+void kvm_runner_open(struct kvm_runner *runner, int fd, void *page)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
-    int number = kvm_kick_signal();
-    if (number < 0)
-        return number;
     pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     memcpy(&runner->lock, &lock, sizeof lock);
     runner->page = page;
     runner->thread = 0;
     runner->fd = fd;
-    return 0;
 }
 
 int kvm_runner_run(struct kvm_runner *runner)
@@ -122,7 +118,7 @@ int kvm_runner_run(struct kvm_runner *runner)
 
     pthread_mutex_lock(&runner->lock);
     if (runner->page == NULL || runner->thread != 0) {
-        result = runner->page == NULL ? -EBADF : -EBUSY;
+        result = runner->page == NULL ? KVM_RUNNER_CLOSED : KVM_RUNNER_BUSY;
         pthread_mutex_unlock(&runner->lock);
         return result;
     }
@@ -148,7 +144,7 @@ int kvm_runner_kick(struct kvm_runner *runner)
 
     pthread_mutex_lock(&runner->lock);
     if (runner->page == NULL) {
-        result = -EBADF;
+        result = KVM_RUNNER_CLOSED;
     } else {
         __atomic_store_n(&runner->page->immediate_exit, 1, __ATOMIC_SEQ_CST);
         /* The thread cannot end while it is announced: it takes the lock before it leaves. */
@@ -166,7 +162,7 @@ int kvm_runner_close(struct kvm_runner *runner)
 
     pthread_mutex_lock(&runner->lock);
     if (runner->thread != 0)
-        result = -EBUSY;
+        result = KVM_RUNNER_BUSY;
     else
         runner->page = NULL;
     pthread_mutex_unlock(&runner->lock);

@@ -26,7 +26,11 @@ long kvm_ioctl_value(int fd, unsigned long request, unsigned long argument);
 /* The signal that kicks vCPU threads; installs its handler at the first call. -errno on failure. */
 int kvm_kick_signal(void);
 
-int kvm_runner_open(struct kvm_runner *runner, int fd, void *page);
+/* Answers of the functions below that are not the kernel's: KVM_RUN's are 0 or -errno. */
+#define KVM_RUNNER_CLOSED 1
+#define KVM_RUNNER_BUSY 2
+
+void kvm_runner_open(struct kvm_runner *runner, int fd, void *page);
 int kvm_runner_run(struct kvm_runner *runner);
 int kvm_runner_kick(struct kvm_runner *runner);
 int kvm_runner_close(struct kvm_runner *runner);

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kvm_ioctls.exits import Exit
+    from kvm_ioctls.routing import IrqRoutingEntry
     from kvm_ioctls.run_page import WritableBuffer
     from kvm_ioctls.structs import (
         ClockData,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         DebugRegs,
         Fpu,
         IrqChip,
-        IrqRoutingEntry,
         LapicState,
         MpState,
         PitState2,

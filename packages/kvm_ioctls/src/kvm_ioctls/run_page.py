@@ -43,12 +43,14 @@ def _record(part: str, *names: str, ctype: str = "") -> struct.Struct:
 SIZE = ffi.sizeof("struct kvm_run")
 _REASON = _RUN["exit_reason"].offset
 _PAYLOAD = _RUN["hw"].offset
-_PAYLOAD_END = _RUN["hw"].offset + 256  # the union's fixed size: kvm_run's "padding"
+_PAYLOAD_END = _RUN["kvm_valid_regs"].offset  # what follows the union of all records
 _IMMEDIATE_EXIT = _RUN["immediate_exit"].offset
 _MMIO_DATA = _RUN["mmio"].offset + ffi.offsetof("kvm_run_mmio", "data")
 _INSN_BYTES = _RUN["emulation_failure"].offset + ffi.offsetof(
     "kvm_run_emulation_failure", "insn_bytes"
 )
+_IO_PLACE = slice(_RUN["io"].offset, _RUN["io"].offset + ffi.sizeof("kvm_run_io"))
+_IO_EXITS = 256  # how many different port accesses are remembered
 _CR8 = struct.Struct(f"={_RUN['cr8'].offset}xQ")
 _APIC_BASE = struct.Struct(f"={_RUN['apic_base'].offset}xQ")
 
@@ -82,13 +84,12 @@ class RunPage:
         if raw.readonly or len(raw) < SIZE:
             raise ValueError(f"a run page is writable and at least {SIZE} bytes")
         self.raw = raw
-        self._io_views: dict[tuple[int, int], memoryview] = {}
+        self._words = raw[: SIZE // 4 * 4].cast("I")
+        self._io_record = raw[_IO_PLACE]
+        self._io_exits: dict[bytes, exits.IoIn | exits.IoOut] = {}
         self._mmio_views = [raw[_MMIO_DATA : _MMIO_DATA + n] for n in range(9)]
-        nothing = raw[:0]
-        self._io_in = exits.IoIn(0, 0, 0, nothing)
-        self._io_out = exits.IoOut(0, 0, 0, nothing)
-        self._mmio_read = exits.MmioRead(0, nothing)
-        self._mmio_write = exits.MmioWrite(0, nothing)
+        self._mmio_read = exits.MmioRead(0, self._mmio_views[0])
+        self._mmio_write = exits.MmioWrite(0, self._mmio_views[0])
         self._rdmsr = exits.X86Rdmsr(0, 0, raw)
         self._wrmsr = exits.X86Wrmsr(0, 0, raw)
         self._interrupted = exits.Interrupted()
@@ -96,16 +97,15 @@ class RunPage:
 
     def release(self) -> None:
         """Lets go of the buffer; the page and its exits are of no use afterwards."""
-        for view in (*self._io_views.values(), *self._mmio_views):
+        views = [self._words, self._io_record, *self._mmio_views, self.raw]
+        for view in views + [exit_.data for exit_ in self._io_exits.values()]:
             view.release()
-        self._io_views.clear()
-        for exit_ in (self._io_in, self._io_out, self._mmio_read, self._mmio_write):
-            exit_.data.release()
-        self.raw.release()
+        self._io_exits.clear()
+        self._decoders.clear()  # they refer to the page: a cycle
 
     def decode(self) -> Exit:
         """The exit that the page tells of."""
-        decoder = self._decoders.get(self.exit_reason)
+        decoder = self._decoders.get(self._words[_REASON // 4])
         return decoder() if decoder is not None else self._unknown()
 
     def interrupted(self) -> Exit:
@@ -115,7 +115,7 @@ class RunPage:
     @property
     def exit_reason(self) -> int:
         """The number of the exit: KVM_EXIT_*."""
-        return int.from_bytes(self.raw[_REASON : _REASON + 4], "little")
+        return self._words[_REASON // 4]
 
     @property
     def immediate_exit(self) -> bool:
@@ -196,18 +196,16 @@ class RunPage:
         }
 
     def _io(self) -> Exit:
+        # A guest uses few ports in few ways: the record itself is the key to a finished exit.
+        record = self._io_record.tobytes()
+        return self._io_exits.get(record) or self._new_io(record)
+
+    def _new_io(self, record: bytes) -> Exit:
         direction, size, port, count, offset = _IO.unpack_from(self.raw)
-        exit_ = self._io_out if direction else self._io_in
-        place = offset, size * count
-        data = self._io_views.get(place)
-        if data is None:
-            data = self.raw[offset : offset + size * count]
-            if len(self._io_views) < 64:
-                self._io_views[place] = data
-        exit_.port = port
-        exit_.size = size
-        exit_.count = count
-        exit_.data = data
+        kind = exits.IoOut if direction else exits.IoIn
+        exit_ = kind(port, size, count, self.raw[offset : offset + size * count])
+        if len(self._io_exits) < _IO_EXITS:
+            self._io_exits[record] = exit_
         return exit_
 
     def _mmio(self) -> Exit:

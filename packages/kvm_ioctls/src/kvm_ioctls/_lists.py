@@ -1,0 +1,56 @@
+"""The kernel's counted lists: a header that begins with a 32-bit count, then the entries."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, TypeVar
+
+from kvm_ioctls._ffi import ffi
+from kvm_ioctls.errors import KvmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kvm_ioctls._descriptor import Descriptor
+    from kvm_ioctls._struct import KvmStruct
+
+Entry = TypeVar("Entry", bound="KvmStruct")
+
+
+def pack(header: str, entries: Sequence[KvmStruct]) -> bytearray:
+    """The list of `entries` behind the header of C type `header`."""
+    packed = bytearray(ffi.sizeof(header))
+    packed[:4] = len(entries).to_bytes(4, "little")
+    return packed + b"".join(map(bytes, entries))
+
+
+def unpack(header: str, kind: type[Entry], packed: bytearray) -> list[Entry]:
+    """The entries of a list."""
+    start = ffi.sizeof(header)
+    places = range(start, start + count(packed) * kind.SIZE, kind.SIZE)
+    return [kind.from_bytes(packed[place : place + kind.SIZE]) for place in places]
+
+
+def count(packed: bytearray) -> int:
+    """How many entries a list says it has."""
+    return int.from_bytes(packed[:4], "little")
+
+
+def fetch(descriptor: Descriptor, request: str, header: str, entry_size: int) -> bytearray:
+    """The list that the ioctl `request` fills, with room for as many entries as it wants."""
+    for room in _rooms():
+        packed = bytearray(ffi.sizeof(header) + room * entry_size)
+        packed[:4] = room.to_bytes(4, "little")
+        try:
+            descriptor.ioctl(request, ffi.from_buffer("char[]", packed))
+        except KvmError as error:
+            # E2BIG: more entries than room; ENOMEM from old kernels means the same.
+            if error.errno not in (errno.E2BIG, errno.ENOMEM) or room >= 4096:
+                raise
+        else:
+            return packed
+    raise AssertionError("the last room raises")  # pragma: no cover
+
+
+def _rooms() -> Iterable[int]:
+    return (1 << power for power in range(7, 13))

@@ -1,0 +1,67 @@
+"""Which guest memory a virtual machine borrows, and for how long."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvm_ioctls._ffi import ffi
+
+if TYPE_CHECKING:
+    from kvm_ioctls._ffi import CData
+    from kvm_ioctls.run_page import WritableBuffer
+
+
+class Slot(NamedTuple):
+    """Memory in use: the buffer's export (an mmap cannot be closed under it) and its size."""
+
+    memory: CData
+    size: int
+
+
+def borrow(memory: WritableBuffer) -> Slot:
+    """Holds `memory` in place."""
+    view = ffi.from_buffer("char[]", memory, require_writable=True)
+    return Slot(view, ffi.sizeof(view))
+
+
+class SlotTable:
+    """The slots of one virtual machine.
+
+    The kernel keeps a virtual machine, and so its memory, as long as any file descriptor of it or
+    of its vCPUs is open: each of their owners holds the table, and the last to leave empties it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._slots: dict[int, Slot] = {}
+        self._holders = 1
+
+    def hold(self) -> None:
+        """One more owner."""
+        with self.lock:
+            self._holders += 1
+
+    def leave(self) -> None:
+        """One owner less."""
+        with self.lock:
+            self._holders -= 1
+            if self._holders == 0:
+                for number in list(self._slots):
+                    self.replace(number, None)
+
+    def replace(self, number: int, slot: Slot | None) -> None:
+        """Enters what the kernel has accepted, and gives the former memory back.
+
+        The caller holds `lock`.
+        """
+        former = self._slots.pop(number, None)
+        if slot is not None:
+            self._slots[number] = slot
+        if former is not None:
+            ffi.release(former.memory)
+
+    def size(self, number: int) -> int:
+        """The size of a slot in bytes, 0 when there is none."""
+        slot = self._slots.get(number)
+        return slot.size if slot is not None else 0

@@ -1,0 +1,59 @@
+"""Where interrupt lines lead: the table of KVM_SET_GSI_ROUTING.
+
+Source: Documentation/virt/kvm/api.rst, section 4.52.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from kvm_ioctls._ffi import lib
+from kvm_ioctls._struct import ZERO, KvmStruct
+
+
+class IrqRoutingIrqchip(KvmStruct, ctype="struct kvm_irq_routing_irqchip"):
+    """A pin of an in-kernel interrupt controller."""
+
+    irqchip: int = 0
+    pin: int = 0
+
+
+class IrqRoutingMsi(KvmStruct, ctype="struct kvm_irq_routing_msi"):
+    """A message-signalled interrupt."""
+
+    address_lo: int = 0
+    address_hi: int = 0
+    data: int = 0
+    devid: int = 0
+
+
+class _Route(KvmStruct, ctype="kvm_irq_routing_entry_u"):
+    """The union of the places a GSI can lead to."""
+
+    irqchip: IrqRoutingIrqchip = ZERO
+    msi: IrqRoutingMsi = ZERO
+
+
+class IrqRoutingEntry(KvmStruct, ctype="struct kvm_irq_routing_entry"):
+    """Where one GSI leads (KVM_SET_GSI_ROUTING): `u.irqchip` or `u.msi`, as `type` says."""
+
+    gsi: int = 0
+    type: int = 0
+    flags: int = 0
+    u: _Route = ZERO
+
+    @classmethod
+    def to_irqchip(cls, gsi: int, irqchip: int, pin: int) -> Self:
+        """Leads `gsi` to a pin of an in-kernel interrupt controller."""
+        entry = cls(gsi=gsi, type=lib.KVM_IRQ_ROUTING_IRQCHIP)
+        entry.u.irqchip = IrqRoutingIrqchip(irqchip=irqchip, pin=pin)
+        return entry
+
+    @classmethod
+    def to_msi(cls, gsi: int, address: int, data: int) -> Self:
+        """Leads `gsi` to a message: `data` written to the 64-bit `address`."""
+        entry = cls(gsi=gsi, type=lib.KVM_IRQ_ROUTING_MSI)
+        entry.u.msi = IrqRoutingMsi(
+            address_lo=address & 0xFFFF_FFFF, address_hi=address >> 32, data=data
+        )
+        return entry

@@ -1,0 +1,121 @@
+"""/dev/kvm: what this machine's KVM can do, and the making of virtual machines."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Self
+
+from kvm_ioctls import _lists
+from kvm_ioctls._descriptor import Descriptor
+from kvm_ioctls._ffi import lib
+from kvm_ioctls.caps import Cap
+from kvm_ioctls.errors import KvmError, KvmUnavailable
+from kvm_ioctls.structs import CpuidEntry
+from kvm_ioctls.vm import VmFd
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Kvm:
+    """An open /dev/kvm; a context manager.
+
+    Args:
+        path: the device.
+
+    Raises:
+        KvmUnavailable: it cannot be opened, is not KVM, or speaks another version of its API.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = "/dev/kvm") -> None:
+        name = os.fspath(path)
+        try:
+            number = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise KvmUnavailable(error.errno or 0, name) from None
+        self._fd = Descriptor(number, "Kvm")
+        self._check_version(name)
+
+    @classmethod
+    def from_fd(cls, number: int) -> Self:
+        """Takes over an open descriptor of /dev/kvm, from a parent or a socket for instance."""
+        made = cls.__new__(cls)
+        made._fd = Descriptor(number, "Kvm")  # noqa: SLF001 - our own
+        made._check_version(f"file descriptor {number}")  # noqa: SLF001 - our own
+        return made
+
+    def _check_version(self, name: str) -> None:
+        try:
+            version = self.get_api_version()
+        except KvmError as error:
+            self.close()
+            raise KvmUnavailable(error.errno or 0, name) from None
+        if version != lib.KVM_API_VERSION:
+            self.close()
+            raise KvmUnavailable(
+                errno.EPROTONOSUPPORT,
+                name,
+                f"it speaks version {version} of the API instead of {lib.KVM_API_VERSION}",
+            )
+
+    def get_api_version(self) -> int:
+        """KVM_GET_API_VERSION: 12 since 2007."""
+        return self._fd.ioctl("KVM_GET_API_VERSION")
+
+    def check_extension(self, cap: Cap | int) -> int:
+        """KVM_CHECK_EXTENSION: 0 when `cap` is not there, else 1 or a number that says more."""
+        return self._fd.ioctl("KVM_CHECK_EXTENSION", int(cap))
+
+    def get_vcpu_mmap_size(self) -> int:
+        """KVM_GET_VCPU_MMAP_SIZE: the size in bytes of a vCPU's shared mapping."""
+        return self._fd.ioctl("KVM_GET_VCPU_MMAP_SIZE")
+
+    def get_nr_vcpus(self) -> int:
+        """How many vCPUs are recommended at most; 4 where KVM does not say."""
+        return self.check_extension(Cap.NR_VCPUS) or 4
+
+    def get_max_vcpus(self) -> int:
+        """How many vCPUs are possible at most; as many as recommended where KVM does not say."""
+        return self.check_extension(Cap.MAX_VCPUS) or self.get_nr_vcpus()
+
+    def get_nr_memslots(self) -> int:
+        """How many memory slots a virtual machine can have; 32 where KVM does not say."""
+        return self.check_extension(Cap.NR_MEMSLOTS) or 32
+
+    def get_supported_cpuid(self) -> list[CpuidEntry]:
+        """KVM_GET_SUPPORTED_CPUID: what host and KVM together can give a guest."""
+        packed = _lists.fetch(
+            self._fd, "KVM_GET_SUPPORTED_CPUID", "struct kvm_cpuid2", CpuidEntry.SIZE
+        )
+        return _lists.unpack("struct kvm_cpuid2", CpuidEntry, packed)
+
+    def get_msr_index_list(self) -> list[int]:
+        """KVM_GET_MSR_INDEX_LIST: the model-specific registers that make up a guest's state."""
+        packed = _lists.fetch(self._fd, "KVM_GET_MSR_INDEX_LIST", "struct kvm_msr_list", 4)
+        return list(memoryview(packed).cast("I")[1 : 1 + _lists.count(packed)])
+
+    def create_vm(self, vm_type: int = 0) -> VmFd:
+        """KVM_CREATE_VM: a machine without memory and vCPUs."""
+        mmap_size = self.get_vcpu_mmap_size()
+        number = self._fd.ioctl("KVM_CREATE_VM", vm_type)
+        return VmFd(Descriptor(number, "VmFd"), mmap_size)
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self._fd.fileno()
+
+    def close(self) -> None:
+        """Closes the device; virtual machines live on."""
+        self._fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
