@@ -225,9 +225,9 @@ class GuestMemory:
         """The unsigned little-endian integer of `size` bytes (1, 2, 4 or 8) at `address`.
 
         `address` must be a multiple of `size` counted from the start of its region. CPython
-        reads it with one fixed-size copy of `size` bytes, which its compilers turn into one
-        machine load on the 64-bit targets that we build for; the language promises neither
-        that nor an order between accesses, so this is no synchronisation with other threads.
+        reads it with one fixed-size copy of `size` bytes, which an optimising compiler is
+        expected to make one machine load. CPython promises neither that nor an order between
+        accesses, so this is no synchronisation with other threads or a running guest.
 
         Raises:
             MisalignedAccess: the address is not aligned.
