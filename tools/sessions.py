@@ -103,7 +103,8 @@ def _install(
 
 
 def _pip(session: nox.Session, command: list[str]) -> None:
-    session.run(*command, env={"PIP_ROOT_USER_ACTION": "ignore"}, silent=True, external=True)
+    quiet = {"silent": True, "log": False, "external": True}
+    session.run(*command, env={"PIP_ROOT_USER_ACTION": "ignore"}, **quiet)
 
 
 def _link_folder(built: list[artifacts.Artifact]) -> str:
