@@ -103,8 +103,8 @@ def _install(
 
 
 def _pip(session: nox.Session, command: list[str]) -> None:
-    quiet = {"silent": True, "log": False, "external": True}
-    session.run(*command, env={"PIP_ROOT_USER_ACTION": "ignore"}, **quiet)
+    env = {"PIP_ROOT_USER_ACTION": "ignore"}
+    session.run(*command, env=env, silent=True, log=False, external=True)
 
 
 def _link_folder(built: list[artifacts.Artifact]) -> str:
