@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_XZ_MEMORY_MAX = 1 << 29  # kernels use dictionaries of up to 128 MiB
+_XZ_MEMORY_MAX = 1 << 28  # xz and lzma dictionaries; kernels use up to 128 MiB
 _LZ4_BLOCK_MAX = 8 << 20  # the legacy frame's fixed block size
 _LZ4_MAGIC_SIZE = 4
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from linux_loader._guest import GuestMemory
 
 DEFAULT_CAPACITY = 2048  # COMMAND_LINE_SIZE of x86, arm64: 2048, its NUL included
-_SEPARATOR = "--"
+_SEPARATORS = ("--", '"--"')  # next_arg strips the quotes before the kernel compares
 
 
 class Cmdline:
@@ -88,7 +88,9 @@ class Cmdline:
             InvalidCmdline: an unbalanced quote, or anything but printable ASCII.
             CmdlineTooLong: it does not fit.
         """
-        self._extend(*_split(text))
+        words = _words(text)
+        middle = next((i for i, word in enumerate(words) if word in _SEPARATORS), len(words))
+        self._extend(words[:middle], words[middle + 1 :])
 
     def insert_init_args(self, text: str) -> None:
         """Append arguments for init, which come after `` -- `` at the end.
@@ -96,8 +98,7 @@ class Cmdline:
         Raises:
             CmdlineError: as `insert_str`.
         """
-        boot_args, init_args = _split(text)
-        self._extend([], boot_args + init_args)
+        self._extend([], _words(text))
 
     def add_virtio_mmio_device(
         self, size: int, base: int, irq: int, device_id: int | None = None
@@ -161,17 +162,17 @@ def load_cmdline(memory: GuestMemory, addr: int, cmdline: Cmdline | str) -> int:
     Args:
         memory: guest memory.
         addr: guest physical address.
-        cmdline: the command line; plain text is checked as `Cmdline.from_str` does.
+        cmdline: the command line; plain text is taken as `Cmdline.from_str` does.
 
     Returns:
         Its characters, the NUL not counted.
 
     Raises:
-        CmdlineError: the text is no valid command line.
+        CmdlineError: the text is no valid command line, or longer than 2047 characters.
         OutsideMemory: the range is not all RAM.
     """
     if isinstance(cmdline, str):
-        cmdline = Cmdline.from_str(cmdline, max(DEFAULT_CAPACITY, len(cmdline) + 1))
+        cmdline = Cmdline.from_str(cmdline)
     data = bytes(cmdline) + b"\0"
     if not memory.check_range(addr, len(data)):
         raise OutsideMemory("the kernel command line", addr, len(data))
@@ -180,32 +181,29 @@ def load_cmdline(memory: GuestMemory, addr: int, cmdline: Cmdline | str) -> int:
 
 
 def _join(boot_args: list[str], init_args: list[str]) -> str:
-    return " ".join([*boot_args, _SEPARATOR, *init_args] if init_args else boot_args)
+    return " ".join([*boot_args, "--", *init_args] if init_args else boot_args)
 
 
-def _split(text: str) -> tuple[list[str], list[str]]:
-    """Split text at its spaces outside quotes, and in two at the first ``--``."""
+def _words(text: str) -> list[str]:
+    """Split text at its spaces outside quotes."""
     text = text.strip()
     _require_printable(text)
-    args: list[str] = []
+    words: list[str] = []
     pending = ""
-    for word in text.split(" "):
-        pending = f"{pending} {word}" if pending else word
+    for piece in text.split(" "):
+        pending = f"{pending} {piece}" if pending else piece
         if pending.count('"') % 2 == 0:
             if pending:
-                args.append(pending)
+                words.append(pending)
             pending = ""
     if pending:
         raise InvalidCmdline(text, "has an unbalanced quote")
-    if _SEPARATOR not in args:
-        return args, []
-    middle = args.index(_SEPARATOR)
-    return args[:middle], args[middle + 1 :]
+    return words
 
 
 def _checked_key(key: str) -> str:
     _require_printable(key)
-    if not key or key == _SEPARATOR:
+    if not key or key in _SEPARATORS:
         raise InvalidCmdline(key, "is no parameter name")
     for character in ' ="':
         if character in key:

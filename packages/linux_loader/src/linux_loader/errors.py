@@ -16,6 +16,7 @@
     │       └── MissingDecompressor  the module for its compression is not installed
     ├── PlacementError             guest memory is at fault
     │   ├── OutsideMemory          a range is not wholly guest RAM
+    │   ├── KernelTooLow           a kernel that insists on the space of the boot structures
     │   ├── KernelTooLarge         no RAM is large enough, or where the kernel needs it
     │   └── InitramfsTooLarge      no free RAM below the limit is large enough
     ├── CmdlineError               the command line is at fault
@@ -161,6 +162,20 @@ class OutsideMemory(PlacementError):
         self.what = what
         self.address = address
         self.size = size
+
+
+class KernelTooLow(PlacementError):
+    """An ELF kernel is linked to run where the boot structures and the legacy hole are.
+
+    Attributes:
+        address: guest physical address of its lowest segment.
+        lowest: the lowest address that it may occupy.
+    """
+
+    def __init__(self, image: str, address: int, lowest: int) -> None:
+        super().__init__(f"{image} has a segment at {address:#x}; kernels load from {lowest:#x} up")
+        self.address = address
+        self.lowest = lowest
 
 
 class KernelTooLarge(PlacementError):

@@ -36,8 +36,8 @@ def extract_vmlinux(path: Source, *, limit: int = DEFAULT_LIMIT) -> bytes:
 
     Args:
         path: the bzImage: path, binary file object, or content.
-        limit: the most bytes that the kernel may unpack to. Memory use stays below twice this,
-            whatever the file says.
+        limit: the most bytes that the kernel may unpack to. No more than the payload declares is
+            ever unpacked, and a payload that declares more than this is refused before.
 
     Raises:
         ImageError: the file is no bzImage, is truncated, or carries no payload.
