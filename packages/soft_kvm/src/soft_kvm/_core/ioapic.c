@@ -50,8 +50,12 @@ static void service(sk_irqchip *chip, unsigned pin)
 
     if (*entry & MASKED || (message.level && *entry & REMOTE_IRR) || message.mode == SK_MODE_SIPI)
         return;
-    if (sk_bus_deliver(chip, &message, SK_TO_DESTINATION, 0) && message.level)
+    if (!sk_bus_deliver(chip, &message, SK_TO_DESTINATION, 0))
+        return;
+    if (message.level)
         *entry |= REMOTE_IRR;
+    else
+        chip->ioapic.delivered |= 1u << pin;
 }
 
 static void service_if_asserted(sk_irqchip *chip, unsigned pin)
@@ -64,11 +68,15 @@ static void service_if_asserted(sk_irqchip *chip, unsigned pin)
 void sk_ioapic_set_pin(sk_irqchip *chip, unsigned pin, bool level)
 {
     struct sk_ioapic *ioapic = &chip->ioapic;
-    uint32_t bit = 1u << pin;
-    bool rising = level && !(ioapic->lines & bit);
+    uint32_t bit = 1u << pin, before = ioapic->lines;
 
-    ioapic->lines = level ? ioapic->lines | bit : ioapic->lines & ~bit;
-    if (rising)
+    if (!level) {
+        ioapic->lines &= ~bit;
+        ioapic->delivered &= ~bit;
+        return;
+    }
+    ioapic->lines |= bit;
+    if (!(before & bit))
         service(chip, pin);
 }
 
@@ -142,18 +150,16 @@ void sk_ioapic_write(sk_irqchip *chip, unsigned offset, uint64_t value)
         write_register(chip, (uint32_t)value);
 }
 
-/* `irr` carries the asserted level pins; an asserted edge pin has been delivered or lost. */
+/* `irr` carries the asserted pins but for the edges already delivered: these must not come again after a restore. */
 void sk_ioapic_save(const struct sk_ioapic *ioapic, struct kvm_ioapic_state *state)
 {
     memset(state, 0, sizeof *state);
     state->base_address = 0xfec00000;
     state->ioregsel = ioapic->select;
     state->id = ioapic->id;
-    for (unsigned pin = 0; pin < SK_IOAPIC_PINS; pin++) {
+    state->irr = ioapic->lines & ~ioapic->delivered;
+    for (unsigned pin = 0; pin < SK_IOAPIC_PINS; pin++)
         state->redirtbl[pin].bits = ioapic->entry[pin];
-        if (is_level(ioapic->entry[pin]))
-            state->irr |= ioapic->lines & 1u << pin;
-    }
 }
 
 void sk_ioapic_restore(sk_irqchip *chip, const struct kvm_ioapic_state *state)
@@ -162,7 +168,7 @@ void sk_ioapic_restore(sk_irqchip *chip, const struct kvm_ioapic_state *state)
 
     ioapic->select = (uint8_t)state->ioregsel;
     ioapic->id = state->id & 0xf;
-    ioapic->lines = 0;
+    ioapic->lines = ioapic->delivered = 0;
     for (unsigned pin = 0; pin < SK_IOAPIC_PINS; pin++) {
         ioapic->entry[pin] = state->redirtbl[pin].bits & (WRITABLE | REMOTE_IRR);
         if (!is_level(ioapic->entry[pin]))

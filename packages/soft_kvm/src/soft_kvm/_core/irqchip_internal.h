@@ -74,7 +74,8 @@ void sk_lapic_restore(struct sk_lapic *lapic, const struct kvm_lapic_state *stat
 struct sk_ioapic {
     uint8_t select; /* IOREGSEL */
     uint8_t id;
-    uint32_t lines; /* level of each pin */
+    uint32_t lines;     /* level of each pin */
+    uint32_t delivered; /* asserted edge pins whose interrupt a local APIC took */
     uint64_t entry[SK_IOAPIC_PINS];
 };
 

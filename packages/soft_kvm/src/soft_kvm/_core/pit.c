@@ -315,7 +315,8 @@ void sk_pit_reset(struct sk_pit *pit, uint64_t now)
 
 /*
  * KVM's record has one time per channel, the moment when the count would have started had it run ever since.  A
- * channel without a running start (no count yet, or not triggered) has time 0 there, and count 0 when none was written.
+ * channel without a running start (no count yet, or not triggered) has time 0 there, and count 0 when its mode was
+ * set but no count written.
  */
 void sk_pit_save(const struct sk_pit *pit, struct kvm_pit_state2 *state, uint64_t now)
 {
@@ -327,7 +328,7 @@ void sk_pit_save(const struct sk_pit *pit, struct kvm_pit_state2 *state, uint64_
 
         state->channels[i] = channel->state;
         if (!channel->loaded)
-            state->channels[i].count = 0;
+            state->channels[i].count = channel->state.mode == UNPROGRAMMED ? 0x10000 : 0;
         else if (channel->running || !by_trigger(channel))
             state->channels[i].count_load_time = now > ago ? (int64_t)(now - ago) : 1;
     }
