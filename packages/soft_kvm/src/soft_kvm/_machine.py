@@ -1,0 +1,38 @@
+"""The C machine's lifetime: it goes with the last of the VM and its vCPUs, in whichever order they are closed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvm_ioctls import KvmError
+from soft_kvm import engine, layout
+from soft_kvm._ffi import ffi, lib
+
+if TYPE_CHECKING:
+    from soft_kvm._ffi import CData
+
+
+class Machine:
+    """A counted reference to a `struct sk_vm` and the memory that its slots borrow."""
+
+    def __init__(self) -> None:
+        self._layout = layout.find()  # C keeps a pointer to it
+        self.vm = lib.sk_vm_new(self._layout, engine.HASWELL)
+        if self.vm == ffi.NULL:
+            raise KvmError(12, "KVM_CREATE_VM", "the Unicorn engine could not be opened")
+        self.borrowed: dict[int, CData] = {}
+        self._users = 1
+
+    def hold(self) -> None:
+        """One more user."""
+        self._users += 1
+
+    def drop(self) -> None:
+        """One user less; the last one frees the machine, then lets go of the memory."""
+        self._users -= 1
+        if self._users:
+            return
+        lib.sk_vm_free(self.vm)
+        for borrow in self.borrowed.values():
+            ffi.release(borrow)
+        self.borrowed.clear()
