@@ -95,7 +95,7 @@ def lint(session: nox.Session) -> None:
 @session
 def types(session: nox.Session) -> None:
     """Type-check every source, the tools and the programs in tests/typing, strictly."""
-    stubs = ("types-cffi", "types-setuptools")
+    stubs = ("types-cffi", "types-docutils", "types-setuptools")
     libraries = ("cffi", "unicorn", "nox", "packaging", "Sphinx", *TEST_TOOLS)
     sessions.install_tools(session, "mypy", *stubs, *libraries)
     sources = [f"packages/{name}/src" for name in PACKAGES]

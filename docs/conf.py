@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 HERE = Path(__file__).resolve().parent
+GENERATED = HERE / "_generated"
 PACKAGES = sorted(path.name for path in (HERE.parent / "packages").iterdir() if path.is_dir())
+FOREIGN = {"cffi", "_cffi_backend", "typing_extensions", "_typeshed", "unicorn", "elftools"}
 
 project = "py-vmm"
 author = "the py-vmm authors"
@@ -28,12 +32,7 @@ nitpicky = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-autodoc_default_options = {
-    "members": True,
-    "imported-members": True,
-    "undoc-members": True,
-    "show-inheritance": True,
-}
+autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -41,13 +40,61 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]  # a package's README links to files of its repository
 
 
-def write_command_line_reference(_app: Sphinx) -> None:
-    """Put what `vmm-reference --help` prints where the guide includes it."""
+def write_generated_pages(_app: Sphinx) -> None:
+    """Write what pages include: the command line's help, and each package's public names."""
     os.environ["COLUMNS"] = "96"
+    GENERATED.mkdir(exist_ok=True)
     cli = importlib.import_module("vmm_reference.cli")
-    generated = HERE / "_generated"
-    generated.mkdir(exist_ok=True)
-    (generated / "help.txt").write_text(cli.build_parser().format_help())
+    (GENERATED / "help.txt").write_text(cli.build_parser().format_help())
+    for package in PACKAGES:
+        (GENERATED / f"{package}.rst").write_text(reference(package))
+
+
+def reference(package: str) -> str:
+    """The reference of one package: its story, then every name of `__all__` by kind."""
+    module = importlib.import_module(package)
+    sections: dict[str, list[str]] = {
+        title: [] for title in ("Classes", "Functions", "Errors", "Data")
+    }
+    for name in module.__all__:
+        title, directive = _kind(getattr(module, name))
+        if name != "__version__":
+            sections[title].append(f".. {directive}:: {package}.{name}\n")
+    text = f".. automodule:: {package}\n   :no-members:\n"
+    for title, directives in sections.items():
+        if directives:
+            text += f"\n.. rubric:: {title}\n\n" + "\n".join(directives)
+    return text
+
+
+def _kind(thing: object) -> tuple[str, str]:
+    """The section and the directive that document an object."""
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return "Errors", "autoexception"
+    if inspect.isclass(thing):
+        return "Classes", "autoclass"
+    if inspect.ismodule(thing):
+        return "Functions", "automodule"
+    if inspect.isroutine(thing):
+        return "Functions", "autofunction"
+    return "Data", "autodata"
+
+
+def ease_docstring(
+    _app: Sphinx, what: str, _name: str, _thing: object, _options: object, lines: list[str]
+) -> None:
+    """Help napoleon with two things that it takes for something else.
+
+    It reads a colon in the first line of a property as the end of a type, and `a, b: meaning` in a
+    list of attributes as a type and a name.
+    """
+    if what in {"property", "attribute", "data"} and lines and ":" in lines[0]:
+        lines.insert(0, "")
+    for number in reversed(range(len(lines))):
+        match = re.fullmatch(r"(\s+)([a-z_0-9]+(?:, [a-z_0-9]+)+): (.*)", lines[number])
+        if match:
+            names = match[2].split(", ")
+            lines[number : number + 1] = [f"{match[1]}{name}: {match[3]}" for name in names]
 
 
 def resolve_elsewhere(
@@ -65,10 +112,20 @@ def resolve_elsewhere(
     found = _exported(env, target)
     if found is not None:
         return found_reference(env, node, text, found)
-    top = target.split(".", maxsplit=1)[0]
-    foreign = {"cffi", "_cffi_backend", "typing_extensions", "_typeshed", "unicorn", "elftools"}
-    is_foreign = top in sys.stdlib_module_names or top in foreign
-    return text if is_foreign or target.rsplit(".", maxsplit=1)[-1].startswith("_") else None
+    is_foreign = target.split(".", maxsplit=1)[0] in FOREIGN | sys.stdlib_module_names
+    is_private = any(part.startswith("_") for part in target.split("."))
+    return text if is_foreign or is_private or _exists(target) else None
+
+
+def _exists(target: str) -> bool:
+    """Whether a dotted name is something real in one of our modules, though it is not exported."""
+    module, _, name = target.rpartition(".")
+    if module.split(".")[0] not in PACKAGES:
+        return False
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False
 
 
 def _exported(env: BuildEnvironment, target: str) -> str | None:
@@ -96,5 +153,6 @@ def found_reference(
 
 def setup(app: Sphinx) -> None:
     """Connect what is above."""
-    app.connect("builder-inited", write_command_line_reference)
+    app.connect("builder-inited", write_generated_pages)
+    app.connect("autodoc-process-docstring", ease_docstring, priority=400)
     app.connect("missing-reference", resolve_elsewhere)
