@@ -2,7 +2,7 @@
 
 ::
 
-    VmmError                     every failure that the VMM names; `exit_code` says how the process ends
+    VmmError                     every failure that the VMM names, with its `exit_code`
     ├── UsageError               the caller asked for something that cannot be (exit code 2)
     │   ├── OptionError          a flag's value: `flag`, `value`, `reason`
     │   └── InputFileError       a file named by the caller: `flag`, `path`, `reason`

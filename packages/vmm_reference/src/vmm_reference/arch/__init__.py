@@ -1,0 +1,1 @@
+"""What depends on the guest's processor architecture, one package per architecture."""

@@ -1,0 +1,87 @@
+"""Where log messages go: to stderr as short lines, or to a file with everything about them.
+
+Messages below the chosen level cost a comparison. On a raw terminal a line ends with a carriage
+return, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vmm_reference.errors import InputFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+_PACKAGES = (
+    "kvm_ioctls",
+    "linux_loader",
+    "soft_kvm",
+    "virtio_devices",
+    "vm_allocator",
+    "vm_memory",
+    "vmm_reference",
+)
+
+
+class _ShortFormatter(logging.Formatter):
+    """``warning: message``; with -v also when and where."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        where = "%(relativeCreated)7.0f ms %(name)s " if verbose else ""
+        super().__init__(where + "%(levelname)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return super().format(record)
+
+
+class LogSetup:
+    """The log of this process.
+
+    Args:
+        verbosity: 0 for warnings, 1 for what happens, 2 or more for everything.
+        file: where to write instead of stderr.
+
+    Raises:
+        InputFileError: the file cannot be written.
+    """
+
+    def __init__(self, verbosity: int, file: Path | None) -> None:
+        self._handler: logging.StreamHandler[Any]
+        if file is None:
+            self._handler = logging.StreamHandler(sys.stderr)
+            self._handler.setFormatter(_ShortFormatter(verbose=verbosity > 0))
+        else:
+            self._handler = _file_handler(file)
+        level = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
+        for name in _PACKAGES:
+            package = logging.getLogger(name)
+            package.setLevel(level)
+            package.addHandler(self._handler)
+            package.propagate = False
+
+    def on_raw_terminal(self, raw: bool) -> None:
+        """End lines as a raw terminal needs it, or no longer."""
+        self._handler.terminator = "\r\n" if raw else "\n"
+
+    def close(self) -> None:
+        """Take the handler off again, and close the file."""
+        for name in _PACKAGES:
+            logging.getLogger(name).removeHandler(self._handler)
+        self._handler.close()
+
+
+def _file_handler(file: Path) -> logging.StreamHandler[Any]:
+    try:
+        handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot be written: {(error.strerror or '').lower()}"
+        raise InputFileError("--log-file", file, reason) from error
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s %(threadName)s: %(message)s")
+    )
+    return handler

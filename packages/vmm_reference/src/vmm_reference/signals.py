@@ -1,0 +1,72 @@
+"""Signals while a guest runs: the machine ends in order, and the terminal is given back first.
+
+Python runs handlers on the main thread only, which waits in `Vm.wait`. A second ending signal
+means that the orderly way takes too long; it ends the process as if there were no handler.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+
+    from vmm_reference.terminal import Terminal
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class SignalHandlers:
+    """Installs the handlers inside a ``with`` block, and what was there before after it.
+
+    Args:
+        on_end: called with the number of the first ending signal.
+        terminal: the terminal to give back, if it is raw.
+    """
+
+    def __init__(self, on_end: Callable[[int], object], terminal: Terminal | None = None) -> None:
+        self._on_end = on_end
+        self._terminal = terminal
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in ENDING:
+            # nohup's and a shell's wish that a signal be ignored is respected
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._end)
+        if self._terminal is not None:
+            self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._suspend)
+            self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continue)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        if self._terminal is not None:
+            self._terminal.restore()
+        signal.signal(number, signal.SIG_DFL)
+        self._on_end(number)
+
+    def _suspend(self, number: int, _frame: FrameType | None) -> None:
+        """Stop as an ordinary program does, with the terminal as it was."""
+        if self._terminal is not None:
+            self._terminal.restore()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # stops here; goes on after SIGCONT
+        signal.signal(number, self._suspend)
+
+    def _continue(self, _number: int, _frame: FrameType | None) -> None:
+        """Take the terminal again, after a stop that no handler saw (SIGSTOP) too."""
+        if self._terminal is not None:
+            self._terminal.make_raw()
