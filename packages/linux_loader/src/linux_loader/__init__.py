@@ -42,7 +42,6 @@ from linux_loader.errors import (
     UnsupportedImage,
 )
 from linux_loader.formats import ImageFormat, identify
-from linux_loader.image import Source
 from linux_loader.initramfs import load_initramfs
 from linux_loader.kernel import BootProtocol, LoadedKernel
 from linux_loader.load import load_kernel
@@ -77,7 +76,6 @@ __all__ = [
     "OutsideMemory",
     "PlacementError",
     "SetupHeader",
-    "Source",
     "TruncatedImage",
     "UnpackError",
     "UnpackedTooLarge",

@@ -1,43 +1,13 @@
-"""What the loaders need of guest memory, and the few helpers built on it."""
+"""The few helpers that the loaders share: spans of RAM, zeros, alignment."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from linux_loader.seams import GuestMemory
 
 PAGE_SIZE = 4096
 _ZEROS = bytes(256 * 1024)
-
-
-class Region(Protocol):
-    """One contiguous piece of guest RAM."""
-
-    @property
-    def start_addr(self) -> int:
-        """First guest physical address."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-
-class GuestMemory(Protocol):
-    """The part of ``vm_memory.GuestMemory`` that loading uses."""
-
-    @property
-    def regions(self) -> Sequence[Region]:
-        """The RAM, sorted by address."""
-
-    def check_range(self, addr: int, size: int, /) -> bool:
-        """Whether all of ``[addr, addr + size)`` is RAM."""
-
-    def write(self, addr: int, data: bytes | bytearray | memoryview, /) -> object:
-        """Copy ``data`` to ``addr``."""
-
-    def read_from_fd(self, addr: int, fd: int, size: int, /, offset: int | None = None) -> int:
-        """Read a file at ``offset`` straight into guest memory; return how many bytes came."""
 
 
 def ram_spans(memory: GuestMemory) -> list[tuple[int, int]]:

@@ -7,17 +7,15 @@ and the fields ``pref_address`` and ``init_size``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from linux_loader._guest import align_up, ram_spans
 from linux_loader.errors import KernelTooLarge
 from linux_loader.image import Image
 from linux_loader.kernel import BootProtocol, LoadedKernel
 from linux_loader.setup_header import SetupHeader, XLoadFlags
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from linux_loader._guest import GuestMemory
-    from linux_loader.image import Source
+    from linux_loader.seams import GuestMemory, Source
 
 _ENTRY_64 = 0x200
 _FOUR_GIB = 1 << 32

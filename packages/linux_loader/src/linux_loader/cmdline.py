@@ -7,14 +7,14 @@ kernel-parameters.rst). A `Cmdline` refuses whatever would be read otherwise tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
-
 from linux_loader.errors import CmdlineTooLong, InvalidCmdline, OutsideMemory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
-    from linux_loader._guest import GuestMemory
+    from linux_loader.seams import GuestMemory
 
 DEFAULT_CAPACITY = 2048  # COMMAND_LINE_SIZE of x86, arm64: 2048, its NUL included
 _SEPARATORS = ("--", '"--"')  # next_arg strips the quotes before the kernel compares

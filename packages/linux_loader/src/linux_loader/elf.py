@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from linux_loader._guest import align_up, zero
 from linux_loader.errors import KernelTooLow, MalformedImage, OutsideMemory, UnsupportedImage
@@ -18,11 +17,12 @@ from linux_loader.formats import ELF_MAGIC
 from linux_loader.image import Image
 from linux_loader.kernel import BootProtocol, LoadedKernel
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
-    from linux_loader._guest import GuestMemory
-    from linux_loader.image import Source
+    from linux_loader.seams import GuestMemory, Source
 
 _EHDR_SIZE = 64
 _PHDR_SIZE = 56

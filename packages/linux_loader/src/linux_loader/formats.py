@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from linux_loader.errors import EmptyImage, ForeignImage
 from linux_loader.image import Image
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from linux_loader.image import Source
+    from linux_loader.seams import Source
 
 ELF_MAGIC = b"\x7fELF"
 _HDRS_OFFSET = 0x202  # Documentation/arch/x86/boot.rst, field `header`

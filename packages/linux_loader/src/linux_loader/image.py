@@ -9,17 +9,15 @@ from __future__ import annotations
 import io
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
 from linux_loader.errors import TruncatedImage, UnreadableImage
 
+TYPE_CHECKING = False  # spares the import of typing, 5 ms
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import BinaryIO, Self
 
-    from linux_loader._guest import GuestMemory
-
-Source: TypeAlias = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview
-"""A path, a binary file object (its position is ignored), or the file's content itself."""
+    from linux_loader.seams import GuestMemory, Source
 
 
 class Image:

@@ -6,17 +6,15 @@ the kernel reserves and later frees it by pages (arch/x86/kernel/setup.c, early_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from linux_loader._guest import PAGE_SIZE, align_down, align_up, ram_spans
 from linux_loader.errors import EmptyImage, InitramfsTooLarge
 from linux_loader.image import Image
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from linux_loader._guest import GuestMemory
-    from linux_loader.image import Source
+    from linux_loader.seams import GuestMemory, Source
 
 _HIGHEST = 0x7FFF_FFFF  # initrd_addr_max of every 64-bit x86 kernel
 _LOWEST = 0x10_0000  # below are the boot structures and the legacy hole

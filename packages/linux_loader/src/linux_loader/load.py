@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from linux_loader import bzimage, elf
 from linux_loader.formats import ImageFormat, identify_image
 from linux_loader.image import Image
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from linux_loader._guest import GuestMemory
-    from linux_loader.image import Source
     from linux_loader.kernel import LoadedKernel
+    from linux_loader.seams import GuestMemory, Source
 
 
 def load_kernel(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import TYPE_CHECKING
 
 from linux_loader.errors import MalformedImage, UnsupportedImage
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from linux_loader.image import Image
 

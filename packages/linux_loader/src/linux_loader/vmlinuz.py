@@ -8,9 +8,7 @@ with its unpacked size as a 32-bit word (scripts/Makefile.lib, size_append; gzip
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
-from linux_loader._decompress import Damaged, NotInstalled, find_codec
 from linux_loader.errors import (
     CorruptPayload,
     MalformedImage,
@@ -22,8 +20,9 @@ from linux_loader.formats import ELF_MAGIC, ImageFormat, identify_image
 from linux_loader.image import Image
 from linux_loader.setup_header import SetupHeader
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from linux_loader.image import Source
+    from linux_loader.seams import Source
 
 DEFAULT_LIMIT = 1 << 29
 _SIZE_WORD = 4
@@ -69,6 +68,9 @@ def _read_payload(image: Image) -> bytes:
 
 
 def _unpack(name: str, payload: memoryview, size: int) -> bytes:
+    # Imported here: the compression modules are for those who unpack.
+    from linux_loader._decompress import Damaged, NotInstalled, find_codec  # noqa: PLC0415
+
     codec = find_codec(bytes(payload[:6]))
     if codec is None:
         magic = bytes(payload[:4]).hex(" ")

@@ -9,17 +9,17 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from linux_loader._guest import PAGE_SIZE
 from linux_loader.errors import BootParamsError, CmdlineTooLong, OutsideMemory
 from linux_loader.setup_header import HEADER_OFFSET, LoadFlags, XLoadFlags
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from linux_loader._guest import GuestMemory
     from linux_loader.kernel import LoadedKernel
+    from linux_loader.seams import GuestMemory
 
 E820_MAX_ENTRIES_ZEROPAGE = 128
 _TYPE_OF_LOADER_UNDEFINED = 0xFF
