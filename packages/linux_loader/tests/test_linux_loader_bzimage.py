@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux_loader import (
@@ -187,6 +187,7 @@ HEADERS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_header_fields_round_trip(bzimage_file, fields):
     """Every field is read from where boot.rst puts it."""
@@ -208,6 +209,7 @@ PAGE = 4096
 UNITS = 64  # the model's RAM: 64 pieces of 1 MiB
 
 
+@settings(deadline=None)
 @given(
     present=st.lists(st.booleans(), min_size=UNITS, max_size=UNITS),
     pref=st.integers(0, UNITS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux_loader import (
@@ -176,6 +176,7 @@ def test_equality_and_repr():
     assert cmdline != "a b"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=8))
 def test_a_kernel_reads_what_was_inserted(arguments):
     """Every key and value comes back from the kernel's own parser as it went in."""
@@ -185,6 +186,7 @@ def test_a_kernel_reads_what_was_inserted(arguments):
     assert parse_as_the_kernel(str(cmdline)) == (arguments, [])
 
 
+@settings(deadline=None)
 @given(st.text(PRINTABLE), st.text(PRINTABLE))
 def test_raw_text_keeps_its_meaning(text, later):
     """What the kernel reads of two texts is what it reads of each, boot's before init's."""
@@ -202,6 +204,7 @@ def test_raw_text_keeps_its_meaning(text, later):
     assert [word for word in init if word] == [word for word in first_init + second_init if word]
 
 
+@settings(deadline=None)
 @given(st.text(PRINTABLE))
 def test_from_str_is_idempotent(text):
     """A command line made of a command line's text is the same."""
@@ -212,6 +215,7 @@ def test_from_str_is_idempotent(text):
     assert Cmdline.from_str(str(cmdline)) == cmdline
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_taken_or_refused_with_a_cmdline_error(text):
     """Nothing that a user types raises anything else."""

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from linux_loader import (
@@ -50,6 +50,7 @@ def patches(start: int, end: int) -> st.SearchStrategy[list[tuple[int, bytes]]]:
     return st.lists(st.tuples(st.integers(start, end), piece), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2048))
 @example(b"\x7fELF")
 @example(b"\x7fELF\x02\x01\x01" + bytes(57))
@@ -63,6 +64,7 @@ def test_random_bytes_end_in_loader_errors(data):
         identify(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=512), st.binary(max_size=128))
 def test_random_bytes_behind_the_magic_end_in_loader_errors(head, tail):
     """Bytes that begin as a kernel does never raise anything else."""
@@ -73,6 +75,7 @@ def test_random_bytes_behind_the_magic_end_in_loader_errors(head, tail):
     load_and_check(bytes(image))
 
 
+@settings(deadline=None)
 @given(patches(0, 64 + 3 * 56 + 60))
 def test_mutated_elf_loads_into_ram_or_is_refused(elf_file, segment, elf_note, patch):
     """No header field leads outside RAM or out of the error tree."""
@@ -87,6 +90,7 @@ def test_mutated_elf_loads_into_ram_or_is_refused(elf_file, segment, elf_note, p
     load_and_check(overwrite(file, patch))
 
 
+@settings(deadline=None)
 @given(patches(0x1F0, 0x270))
 def test_mutated_bzimage_loads_into_ram_or_is_refused(vmlinuz_file, patch):
     """No setup header field leads outside RAM or out of the error tree."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux_loader import InitramfsTooLarge, load_initramfs
@@ -77,6 +77,7 @@ def test_too_large_says_how_large(memory):
 PAGES = 48  # the model's RAM: pages from 1 MiB up
 
 
+@settings(deadline=None)
 @given(
     present=st.lists(st.booleans(), min_size=PAGES, max_size=PAGES),
     pages=st.integers(1, 12),

@@ -11,7 +11,7 @@ import tracemalloc
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux_loader import (
@@ -130,6 +130,7 @@ def test_a_truncated_stream_is_damage(vmlinuz_file, compression):
         extract_vmlinux(vmlinuz_file(packed[: len(packed) // 2], len(ELF)))
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_payloads_end_in_loader_errors(vmlinuz_file, data):
     """Overwritten bytes anywhere in a payload never raise anything else."""
@@ -141,6 +142,7 @@ def test_damaged_payloads_end_in_loader_errors(vmlinuz_file, data):
         assert extract_vmlinux(bytes(file), limit=MIB).startswith(b"\x7fELF")
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_payloads_of_extras_end_in_loader_errors(vmlinuz_file, data):
     """The same holds for the compressions that need a module."""

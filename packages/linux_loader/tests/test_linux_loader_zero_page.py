@@ -6,7 +6,7 @@ import struct
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux_loader import (
@@ -94,6 +94,7 @@ def test_kernels_above_4g_have_no_code32_start(memory, bzimage_file):
     assert field(write(memory, kernel), 0x214, 4) == 0
 
 
+@settings(deadline=None)
 @given(initramfs=st.tuples(U64, U64), cmdline=U64, rsdp=U64)
 def test_addresses_round_trip(initramfs, cmdline, rsdp):
     """64-bit addresses and sizes are split over the header's field and its ext_ twin."""
@@ -115,6 +116,7 @@ ENTRIES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(ENTRIES, max_size=128))
 def test_the_memory_map_round_trips(entries):
     """Each entry is 20 bytes from 0x2d0 on, counted at 0x1e8; the rest of the table is 0."""
