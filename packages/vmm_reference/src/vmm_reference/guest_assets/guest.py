@@ -1,0 +1,246 @@
+"""From nothing to a guest that boots: look in the cache, else fetch, unpack and build.
+
+Being on the way of every boot, the case "it is all there" touches three files and imports
+nothing that only the first run needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmm_reference.guest_assets import init_script
+from vmm_reference.guest_assets.cache import Cache, Stamp, default_root
+from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
+
+if TYPE_CHECKING:
+    from vmm_reference.guest_assets.apt import Apt, Package
+    from vmm_reference.guest_assets.kernel import Ingredients
+
+Log = Callable[[str], None]
+
+KERNEL_PACKAGE = "linux-image-cloud-amd64"
+BUSYBOX_PACKAGE = "busybox-static"
+
+# Raise this when the initramfs changes by code and not by the text of `init_script`.
+REVISION = 1
+
+# What the kernel is told. `panic=-1`: where no pvpanic device ends the VM, a panic reboots at once.
+CMDLINE = "console=ttyS0 panic=-1"
+EXEC_CMDLINE = f"{CMDLINE} quiet"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestImage:
+    """A guest on disk, ready to boot.
+
+    Attributes:
+        kernel: the distribution's vmlinuz, a bzImage, as shipped.
+        vmlinux: the same kernel unpacked to an ELF file, or None when that was not possible.
+        initramfs: an uncompressed newc archive.
+        cmdline: the kernel command line that suits it.
+        version: kernel release and package versions, for people.
+        overlay: bytes to append to the initramfs in memory; empty without an exec command.
+    """
+
+    kernel: Path
+    vmlinux: Path | None
+    initramfs: Path
+    cmdline: str
+    version: str
+    overlay: bytes = b""
+
+
+def default_guest(
+    *,
+    cache: Path | None = None,
+    exec_command: str | None = None,
+    log: Log = lambda _: None,
+    refetch: bool = False,
+    verify: bool = False,
+) -> GuestImage:
+    """The guest that `vmm-reference` boots when it is given no kernel.
+
+    The first call fetches it (about 28 MB) and takes some seconds; later ones use neither the
+    network nor more than a few milliseconds, and stay with the same version.
+
+    Args:
+        cache: folder to keep it in; the user's cache when None.
+        exec_command: run this in the guest and power off, instead of an interactive shell.
+        log: receives one sentence per step that takes time.
+        refetch: ask apt for the newest version even if a guest is there.
+        verify: compare every checksum instead of sizes and times.
+
+    Raises:
+        GuestAssetsError: there is none and none can be made; its sentence says why.
+    """
+    overlay = b""
+    if exec_command is not None:
+        from vmm_reference.guest_assets.initramfs import exec_overlay  # noqa: PLC0415
+
+        overlay = exec_overlay(exec_command)
+    store = Cache(cache if cache is not None else default_root())
+    image = None if refetch else _cached(store, verify=verify)
+    if image is None:
+        with store.lock(lambda: log("another process is preparing the guest; waiting for it")):
+            # Whoever had the lock before may have done the work.
+            image = None if refetch else _cached(store, verify=verify)
+            if image is None:
+                _prepare(store, log, refetch=refetch)
+                image = _cached(store)
+    if image is None:
+        raise GuestAssetsError(
+            Cause.CACHE_UNUSABLE, f"files in {store.root} change while they are being used"
+        )
+    if exec_command is not None:
+        image = replace(image, cmdline=EXEC_CMDLINE, overlay=overlay)
+    return image
+
+
+def _recipe() -> str:
+    """A short name for this way of building an initramfs; another way is another cache entry."""
+    text = "\0".join((str(REVISION), init_script.INIT, init_script.FSTAB, init_script.PROFILE))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _manifest() -> str:
+    return f"guest-{_recipe()}.json"
+
+
+_PACKAGES = "packages.json"
+
+
+def _cached(store: Cache, *, verify: bool = False) -> GuestImage | None:
+    found = store.load(_manifest(), thorough=verify)
+    if found is None:
+        return None
+    facts, files = found
+    try:
+        vmlinux = files.get("vmlinux")
+        return GuestImage(
+            kernel=store.root / files["kernel"].path,
+            vmlinux=store.root / vmlinux.path if vmlinux else None,
+            initramfs=store.root / files["initramfs"].path,
+            cmdline=CMDLINE,
+            version=facts["version"],
+        )
+    except KeyError:
+        return None
+
+
+def _prepare(store: Cache, log: Log, *, refetch: bool) -> None:
+    """Fill the cache: from packages in it, else through apt, else from this host."""
+    packages = None if refetch else store.load(_PACKAGES, thorough=True)
+    if packages is None:
+        try:
+            packages = _fetch(store, log)
+        except GuestAssetsError as error:
+            if error.cause not in {Cause.NO_APT, Cause.UNKNOWN_PACKAGE}:
+                raise
+            _build_from_host(store, log, error)
+            return
+    from vmm_reference.guest_assets import kernel  # noqa: PLC0415
+
+    facts, files = packages
+    log("unpacking the guest's packages")
+    with store.errors():
+        parts = kernel.from_packages(
+            store.root / files["kernel"].path, store.root / files["busybox"].path
+        )
+    version = f"{parts.release} (Debian {facts['kernel']}, busybox {facts['busybox']})"
+    _build(store, log, parts, f"{facts['kernel']}_{facts['busybox']}", version)
+
+
+def _build_from_host(store: Cache, log: Log, reason: GuestAssetsError) -> None:
+    from vmm_reference.guest_assets import kernel  # noqa: PLC0415
+
+    log(f"{reason.problem}: using this machine's own kernel")
+    try:
+        parts = kernel.from_host()
+    except GuestAssetsError as error:
+        if error.cause is Cause.NO_HOST_BUSYBOX:
+            raise
+        raise GuestAssetsError(error.cause, f"{reason.problem} and {error.problem}") from reason
+    _build(store, log, parts, "host", f"{parts.release} (this host's)")
+
+
+def _build(store: Cache, log: Log, parts: Ingredients, key: str, version: str) -> None:
+    """Write the guest's files and, last, the manifest that makes them count."""
+    from vmm_reference.guest_assets import initramfs  # noqa: PLC0415
+
+    folder = f"guests/{parts.release}_{key}".replace(":", "_")
+    files = {"kernel": store.write(f"{folder}/vmlinuz", parts.vmlinuz)}
+    vmlinux = _unpacked(store, log, files["kernel"], f"{folder}/vmlinux")
+    if vmlinux is not None:
+        files["vmlinux"] = vmlinux
+    files["initramfs"] = store.write(
+        f"{folder}/initramfs-{_recipe()}.cpio",
+        initramfs.build(parts.busybox, parts.release, parts.modules),
+    )
+    store.save(_manifest(), {"version": version}, files)
+    log(f"the guest is ready: Linux {version}")
+
+
+def _unpacked(store: Cache, log: Log, kernel: Stamp, path: str) -> Stamp | None:
+    """The vmlinux of the kernel, or None: it saves boot time and nothing depends on it."""
+    from linux_loader import LoaderError, extract_vmlinux  # noqa: PLC0415
+
+    try:
+        vmlinux = extract_vmlinux(store.root / kernel.path)
+    except LoaderError as error:
+        log(f"the kernel stays compressed, so it boots slower under emulation: {error}")
+        return None
+    return store.write(path, vmlinux)
+
+
+def _fetch(store: Cache, log: Log) -> tuple[dict[str, str], dict[str, Stamp]]:
+    """Download the packages with the system's lists or, failing that, with our own."""
+    from vmm_reference.guest_assets import apt  # noqa: PLC0415
+
+    with store.errors():
+        folder = store.root / "apt"
+        try:
+            return _fetch_with(store, apt.system_lists(folder), log)
+        except GuestAssetsError as error:
+            # Unknown to empty lists, or gone from the servers since the lists were made. Without
+            # a network the second attempt fails as fast as the first, and says so.
+            if error.cause not in {Cause.UNKNOWN_PACKAGE, Cause.APT_FAILED}:
+                raise
+        lists = apt.private_lists(folder)
+        log("updating private package lists")
+        lists.update()
+        return _fetch_with(store, lists, log)
+
+
+def _fetch_with(store: Cache, lists: Apt, log: Log) -> tuple[dict[str, str], dict[str, Stamp]]:
+    meta, busybox = lists.show(KERNEL_PACKAGE, BUSYBOX_PACKAGE)
+    image = _versioned_kernel(lists, meta)
+    log(f"fetching {image.name} and {busybox.name} ({(image.size + busybox.size) / 1e6:.0f} MB)")
+    kernel_file, busybox_file = lists.download([image, busybox], store.root / "packages")
+    files = {
+        "kernel": store.stamp(str(kernel_file.relative_to(store.root))),
+        "busybox": store.stamp(str(busybox_file.relative_to(store.root))),
+    }
+    facts = {"kernel": image.version, "busybox": busybox.version}
+    store.save(_PACKAGES, facts, files)
+    _forget_other_packages(store, {kernel_file, busybox_file})
+    return facts, files
+
+
+def _versioned_kernel(lists: Apt, meta: Package) -> Package:
+    """The package with the kernel itself: the metapackage depends on exactly one such."""
+    for name in meta.depends:
+        if name.startswith("linux-image-"):
+            return lists.show(name)[0]
+    raise GuestAssetsError(Cause.UNKNOWN_PACKAGE, f"{meta.name} depends on no kernel image")
+
+
+def _forget_other_packages(store: Cache, keep: set[Path]) -> None:
+    for path in (store.root / "packages").glob("*.deb"):
+        if path not in keep:
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -1,0 +1,127 @@
+"""The guest's first process and the files it reads: text only, no logic of the host's.
+
+What the script owes the host (see `guest_assets`): with `/etc/py-vmm/exec` present, run that
+command with stdout on ttyS1 and stderr on ttyS2, byte for byte, then its exit status on ttyS3,
+then power off; without it, an interactive shell on the console.
+
+Starting a program costs 8 to 19 ms on an emulated processor, so the script reads and decides with
+the shell's builtins and starts only what does work. Where that shapes a line, a comment says so.
+"""
+
+from __future__ import annotations
+
+FSTAB = """\
+proc /proc proc defaults 0 0
+sysfs /sys sysfs defaults 0 0
+devtmpfs /dev devtmpfs mode=0755 0 0
+"""
+
+PASSWD = """\
+root:x:0:0:root:/root:/bin/sh
+nobody:x:65534:65534:nobody:/:/bin/false
+"""
+
+GROUP = """\
+root:x:0:
+nogroup:x:65534:
+"""
+
+HOSTS = "127.0.0.1 localhost\n"
+
+PROFILE = """\
+PS1='py-vmm:\\w# '
+"""
+
+INIT = r"""#!/bin/sh
+# PID 1 of py-vmm's default guest.
+
+export HOME=/root TERM=linux
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+# /etc/fstab, so that one process mounts them all.
+mount -a
+
+# `poweroff`, `reboot` and `halt` without -f send these signals to PID 1. What the command has
+# written so far goes out first: stty waits until the port is empty.
+drain() {
+    stty raw -echo </dev/ttyS1
+    stty raw -echo </dev/ttyS2
+}
+leave() {
+    [ -e /etc/py-vmm/exec ] && drain
+    exec "$1" -f
+}
+trap 'leave poweroff' USR2
+trap 'leave halt' USR1
+trap 'leave reboot' TERM
+
+# The drivers of the devices that are there: first those that are, or lead to, a bus.
+drivers=
+for device in /sys/bus/acpi/devices/QEMU0001:*; do
+    [ -e "$device" ] && drivers=pvpanic-mmio
+done
+for device in /sys/bus/acpi/devices/LNRO0005:*; do
+    [ -e "$device" ] && drivers="$drivers virtio_mmio" && break
+done
+for device in /sys/bus/pci/devices/*; do
+    [ -e "$device" ] || continue
+    read -r vendor <"$device/vendor"
+    case $vendor in
+        0x1af4 | 0x1b36) read -r alias <"$device/modalias" && drivers="$drivers $alias" ;;
+    esac
+done
+[ -n "$drivers" ] && modprobe -aq $drivers
+drivers=
+for device in /sys/bus/virtio/devices/*; do
+    [ -e "$device" ] && read -r alias <"$device/modalias" && drivers="$drivers $alias"
+done
+[ -n "$drivers" ] && modprobe -aq $drivers
+
+# From now on the kernel may ask for modules by itself (mount -t iso9660).
+echo /bin/modprobe >/proc/sys/kernel/modprobe
+echo py-vmm >/proc/sys/kernel/hostname
+cd /root
+
+# Each branch reads from a process substitution, and not from a plain child, so that PID 1 hears
+# the signals above at once (a shell that waits for a child in the foreground does not) while the
+# child keeps the default action for SIGINT (one in the background would not).
+if [ -e /etc/py-vmm/exec ]; then
+    drain
+    IFS= read -r -d '' command </etc/py-vmm/exec
+    exec 4>/dev/ttyS1 5>/dev/ttyS2
+    read -r status < <(
+        trap - USR1 USR2 TERM
+        sh -c "$command" </dev/null >&4 2>&5 4>&- 5>&-
+        echo $?
+    )
+    # Closing a port waits until what was written is sent, but not for ever; stty does.
+    drain
+    stty raw -echo </dev/ttyS3
+    echo "$status" >/dev/ttyS3
+    stty raw -echo </dev/ttyS3
+else
+    read -r cmdline </proc/cmdline
+    rows= cols=
+    for word in $cmdline; do
+        case $word in
+            py_vmm.rows=*) rows=${word#*=} ;;
+            py_vmm.cols=*) cols=${word#*=} ;;
+        esac
+    done
+    [ -n "$rows" ] && [ -n "$cols" ] && stty rows "$rows" cols "$cols"
+    mkdir -p /dev/pts /dev/shm
+    mount -t devpts devpts /dev/pts
+    mount -t tmpfs tmpfs /dev/shm
+    ip link set lo up
+    echo
+    echo "A shell in the guest. Leave with exit or poweroff, or at once with Ctrl-A x."
+    echo
+    read -r status < <(
+        trap - USR1 USR2 TERM
+        setsid cttyhack sh -l <>/dev/console >&0 2>&0
+        echo $?
+    )
+fi
+
+exec poweroff -f
+"""
