@@ -50,12 +50,10 @@ static void service(sk_irqchip *chip, unsigned pin)
 
     if (*entry & MASKED || (message.level && *entry & REMOTE_IRR) || message.mode == SK_MODE_SIPI)
         return;
-    if (!sk_bus_deliver(chip, &message, SK_TO_DESTINATION, 0))
-        return;
-    if (message.level)
-        *entry |= REMOTE_IRR;
-    else
+    if (!message.level)
         chip->ioapic.delivered |= 1u << pin;
+    if (sk_bus_deliver(chip, &message, SK_TO_DESTINATION, 0) && message.level)
+        *entry |= REMOTE_IRR;
 }
 
 static void service_if_asserted(sk_irqchip *chip, unsigned pin)

@@ -75,7 +75,7 @@ struct sk_ioapic {
     uint8_t select; /* IOREGSEL */
     uint8_t id;
     uint32_t lines;     /* level of each pin */
-    uint32_t delivered; /* asserted edge pins whose interrupt a local APIC took */
+    uint32_t delivered; /* asserted edge pins whose interrupt was sent */
     uint64_t entry[SK_IOAPIC_PINS];
 };
 

@@ -114,6 +114,7 @@ struct sk_vcpu {
     bool in_hook;        /* inside an engine callback that gave an exit: the engine holds the registers */
     bool parked;         /* in_hook and out of sk_vcpu_run(): keeps the baton until it runs again */
     bool dead;           /* after a triple fault, until somebody sets registers */
+    bool unchecked;      /* registers set by the caller, not yet judged as VM entry would */
     bool flush;          /* paging state changed outside the engine */
     bool waiting;        /* sleeping in sk_wait_halted(); guarded by irq_lock */
     uint64_t next_poll;  /* when to look at signals and irqfds again */

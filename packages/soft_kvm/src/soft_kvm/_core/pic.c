@@ -123,12 +123,14 @@ uint8_t sk_pic_acknowledge(struct sk_pic *pic)
 
 static void initialise(struct kvm_pic_state *state, uint8_t icw1)
 {
-    state->irr &= state->elcr; /* edges must come again */
+    state->last_irr = 0; /* the edge sense is reset: as in KVM, a pin that is raised again is an edge */
+    state->irr &= state->elcr;
     state->imr = state->isr = 0;
     state->priority_add = 0;
     state->special_mask = state->read_reg_select = state->poll = 0;
-    state->auto_eoi = state->rotate_on_auto_eoi = state->special_fully_nested_mode = 0;
     state->init4 = icw1 & 1;
+    if (!state->init4)
+        state->auto_eoi = state->special_fully_nested_mode = 0;
     state->init_state = 1;
 }
 

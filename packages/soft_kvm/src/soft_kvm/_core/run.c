@@ -49,6 +49,7 @@ static int emulate(struct sk_vcpu *v)
     int code;
 
     v->stop = SK_STOP_NONE;
+    v->unchecked = false;
     v->budget = 1;
     sk_image_store(v);
     if (v->flush)
@@ -85,7 +86,7 @@ static void engine_main(unsigned high, unsigned low)
     for (;;) {
         if (v->dead) {
             give_exit(v, KVM_EXIT_SHUTDOWN);
-        } else if (sk_refuses_entry(v)) {
+        } else if (v->unchecked && sk_refuses_entry(v)) {
             v->run->fail_entry.hardware_entry_failure_reason = 0x80000021; /* SDM vol. 3 app. C: invalid guest state */
             v->run->fail_entry.cpu = v->id;
             give_exit(v, KVM_EXIT_FAIL_ENTRY);

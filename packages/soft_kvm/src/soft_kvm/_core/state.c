@@ -22,6 +22,7 @@ static int end(struct sk_vcpu *v, bool changed)
     if (changed) {
         sk_image_store(v);
         v->dead = false;
+        v->unchecked = true;
     } else {
         sk_image_load(v); /* MSRs and FPU registers went straight to the engine */
     }
@@ -91,6 +92,7 @@ int sk_vcpu_get_sregs(struct sk_vcpu *v, struct kvm_sregs *s)
     s->fs = to_kvm(image_segment(m, SK_FS));
     s->gs = to_kvm(image_segment(m, SK_GS));
     s->tr = to_kvm(image_segment_at(m, m->at->tr));
+    s->tr.type |= s->tr.present << 1; /* LTR marks it busy in memory; the engine does not in its cache */
     s->ldt = to_kvm(image_segment_at(m, m->at->ldt));
     gdt = image_segment_at(m, m->at->gdt);
     idt = image_segment_at(m, m->at->idt);
