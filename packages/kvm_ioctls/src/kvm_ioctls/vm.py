@@ -76,7 +76,12 @@ class VmFd:
             },
         )
         with self._slots.lock:
-            self._fd.ioctl("KVM_SET_USER_MEMORY_REGION", region)
+            try:
+                self._fd.ioctl("KVM_SET_USER_MEMORY_REGION", region)
+            except BaseException:
+                if new is not None:
+                    ffi.release(new.memory)  # at once: the exception's traceback would hold it
+                raise
             self._slots.replace(slot, new)
 
     def get_dirty_log(self, slot: int) -> bytearray:

@@ -1,0 +1,139 @@
+"""Stopping a vCPU from outside: immediate_exit, kicks, signals; and running beside Python."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import guests
+import pytest
+
+from kvm_ioctls import Hlt, Interrupted, IoOut
+
+
+class Later:
+    """Calls `function` on another thread after `seconds`."""
+
+    def __init__(self, seconds: float, function) -> None:
+        self.timer = threading.Timer(seconds, function)
+
+    def __enter__(self) -> None:
+        self.timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.timer.join()
+
+
+def test_immediate_exit_comes_before_the_guest(machine):
+    """The guest executes nothing, the flag is cleared, and the next run is a normal one."""
+    machine.real_mode(guests.HLT_THEN_OUT)
+    machine.vcpu.immediate_exit = True
+    assert isinstance(machine.run(), Interrupted)
+    assert machine.vcpu.get_regs().rip == 0x1000
+    assert not machine.vcpu.immediate_exit
+    assert isinstance(machine.run(), Hlt)
+
+
+def test_immediate_exit_completes_input_that_is_under_way(machine):
+    """The value of an IN is in the register before the vCPU is interrupted."""
+    machine.real_mode(guests.PIO_IN_PARTIAL)
+    machine.run().data[:] = b"\x77"
+    machine.vcpu.immediate_exit = True
+    assert isinstance(machine.run(), Interrupted)
+    regs = machine.vcpu.get_regs()
+    assert (regs.rax & 0xFF, regs.rip) == (0x77, 0x1008)
+
+
+@pytest.mark.parametrize("mode", ["real", "long"])
+def test_kicking_a_busy_guest(machine, mode):
+    """A loop that never exits is left within a moment, and can be resumed."""
+    start = machine.real_mode if mode == "real" else machine.long_mode
+    start(guests.SPIN)
+    for _ in range(3):
+        with Later(0.02, machine.vcpu.kick):
+            assert isinstance(machine.run(), Interrupted)
+        assert machine.vcpu.get_regs().rip == 0x1000
+
+
+def test_kicking_a_halted_guest(irq_machine):
+    """A vCPU that waits in HLT for an interrupt is left too."""
+    irq_machine.real_mode(guests.HLT_THEN_OUT)
+    with Later(0.02, irq_machine.vcpu.kick):
+        assert isinstance(irq_machine.run(), Interrupted)
+
+
+def test_a_kick_before_run_is_not_lost_and_counts_once(machine):
+    """Two kicks of a stopped vCPU interrupt the next run, and only that."""
+    machine.real_mode(guests.HLT_THEN_OUT)
+    machine.vcpu.kick()
+    machine.vcpu.kick()
+    assert isinstance(machine.run(), Interrupted)
+    assert isinstance(machine.run(), Hlt)
+
+
+def test_every_kick_is_answered_once(machine):
+    """Kicks that race with exits: each one gives exactly one Interrupted, none is lost.
+
+    The wrong behaviour would be a wait that never ends, or more interruptions than kicks.
+    """
+    machine.real_mode(guests.OUT_FOREVER)
+    rounds, seen = 100, 0
+    answered = threading.Event()
+
+    def kick_and_wait() -> None:
+        for _ in range(rounds):
+            answered.clear()
+            machine.vcpu.kick()
+            assert answered.wait(5)
+
+    kicker = threading.Thread(target=kick_and_wait)
+    kicker.start()
+    while kicker.is_alive():
+        match machine.run():
+            case Interrupted():
+                seen += 1
+                answered.set()
+            case IoOut():
+                pass
+    kicker.join()
+    assert seen == rounds
+
+
+def test_a_signal_to_the_thread_interrupts_the_guest(machine):
+    """Any signal that has a handler ends run(), and Python's handler is called."""
+    machine.real_mode(guests.SPIN)
+    got = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: got.append(number))
+    target = threading.get_ident()
+    try:
+        with Later(0.02, lambda: signal.pthread_kill(target, signal.SIGUSR1)):
+            assert isinstance(machine.run(), Interrupted)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert got == [signal.SIGUSR1]
+
+
+def test_python_runs_beside_a_busy_guest(machine):
+    """run() releases the GIL: this thread goes on while another one is in the guest."""
+    machine.real_mode(guests.SPIN)
+    exits = []
+    runner = threading.Thread(target=lambda: exits.append(machine.run()))
+    runner.start()
+    for _ in range(20):
+        time.sleep(0.001)
+    assert runner.is_alive()
+    machine.vcpu.kick()
+    runner.join(5)
+    assert isinstance(exits[0], Interrupted)
+
+
+def test_a_vcpu_moves_between_threads(machine):
+    """Made here, run there, kicked from here, run here."""
+    machine.real_mode(guests.HLT_THEN_OUT)
+    exits = []
+    runner = threading.Thread(target=lambda: exits.append(type(machine.run())))
+    runner.start()
+    runner.join(5)
+    assert exits == [Hlt]
+    assert machine.run_to_hlt() == [(0xE0, b"A")]
