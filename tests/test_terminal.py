@@ -68,10 +68,11 @@ class Terminal:
         return self.process.returncode
 
     def _read(self, deadline: float, complaint: str = "") -> None:
-        ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
+        patience = min(0.2, max(0, deadline - time.monotonic()))
+        ready, _, _ = select.select([self.master], [], [], patience)
         if ready:
             self.output += os.read(self.master, 65536)
-        elif complaint:
+        elif complaint and (self.process.poll() is not None or time.monotonic() >= deadline):
             pytest.fail(f"{complaint} in {self.output[-2000:]!r}")
 
     @property
