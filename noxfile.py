@@ -50,7 +50,7 @@ BOOT_SCRIPT = (
 @session
 def boot(session: nox.Session) -> None:
     """Boot a Linux guest; arguments after `--` go to vmm-reference."""
-    sessions.install(session, PACKAGES)
+    sessions.install(session)
     vmm = Path(session.bin) / "vmm-reference"
     os.chdir(os.environ.get("PY_VMM_CWD", "."))
     os.execv(vmm, [str(vmm), *boot_arguments(session.posargs)])
@@ -70,9 +70,10 @@ def test(session: nox.Session) -> None:
     """Run all tests; arguments after `--` go to pytest."""
     if os.geteuid() == 0:
         host.require_program("iasl", "acpica-tools")
-    sessions.install(session, PACKAGES, *TEST_TOOLS)
+    sessions.install(session, extra="[test]")
+    env = {"PY_VMM_TEST_KERNEL": sessions.guest_kernel(session)}
     elsewhere = [f"--ignore=tests/{name}" for name in ("lint", "wheels", "nested")]
-    sessions.pytest(session, "test", *elsewhere, defaults=("packages", "tests"))
+    sessions.pytest(session, "test", *elsewhere, defaults=("packages", "tests"), env=env)
 
 
 @session
@@ -107,7 +108,7 @@ def types(session: nox.Session) -> None:
 @session
 def docs(session: nox.Session) -> None:
     """Build the documentation, each warning an error; check that no public name is missing."""
-    sessions.install(session, PACKAGES, "Sphinx", "furo", "myst-parser", "pytest", "pytest-timeout")
+    sessions.install(session, "Sphinx", "furo", "myst-parser", "pytest", "pytest-timeout")
     session.run(
         "sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"
     )
@@ -127,7 +128,7 @@ def nested(session: nox.Session) -> None:
     program = ROOT / "tests" / "nested" / "run.py"
     if not program.exists():
         session.skip("tests/nested/run.py does not exist yet")
-    sessions.install(session, PACKAGES, *TEST_TOOLS)
+    sessions.install(session, extra="[test]")
     dist = sessions.collect_dist()
     results = str(sessions.results() / "nested.xml")
     session.run("python", str(program), "--dist", dist, "--junitxml", results, *session.posargs)
@@ -141,6 +142,6 @@ def bench(session: nox.Session) -> None:
     )
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one benchmark: {', '.join(names)}")
-    sessions.install(session, PACKAGES)
+    sessions.install(session)
     name, *arguments = session.posargs
     session.run("python", "-m", f"benchmarks.{name}", *arguments)

@@ -45,7 +45,7 @@ def write_generated_pages(_app: Sphinx) -> None:
     os.environ["COLUMNS"] = "96"
     GENERATED.mkdir(exist_ok=True)
     cli = importlib.import_module("vmm_reference.cli")
-    (GENERATED / "help.txt").write_text(cli.build_parser().format_help())
+    (GENERATED / "help.txt").write_text(cli.make_parser().format_help())
     for package in PACKAGES:
         (GENERATED / f"{package}.rst").write_text(reference(package))
 

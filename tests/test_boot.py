@@ -44,7 +44,13 @@ def test_serial_file_receives_the_console(vmm, tmp_path):
     """`--serial file=` takes the kernel's console; stdout is the command's alone."""
     console = tmp_path / "console"
     ended = vmm(
-        *SOFT, "--serial", f"file={console}", "--cmdline", "py_vmm.marker", "--exec", "echo x"
+        *SOFT,
+        "--serial",
+        f"file={console}",
+        "--cmdline",
+        "console=ttyS0 py_vmm.marker",
+        "--exec",
+        "echo x",
     )
     assert ended.stdout == b"x\n"
     assert b"Linux version" in console.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
 _STAMP = "py-vmm-installed.json"
 
 
-def install(session: nox.Session, packages: tuple[str, ...], *tools: str) -> None:
-    """Install the present wheels of our `packages`, what they declare, and third-party `tools`."""
-    built = _build(session, packages)
-    _install(session, built, [str(artifact.wheel) for artifact in built], list(tools))
+def install(session: nox.Session, *tools: str, extra: str = "") -> None:
+    """Install the present wheels of all our packages, what they declare, and third-party `tools`.
+
+    `extra` is an extra of each package, as `[test]`.
+    """
+    built = _build(session)
+    _install(session, built, [f"{artifact.wheel}{extra}" for artifact in built], list(tools))
 
 
 def install_alone(session: nox.Session, package: str) -> None:
     """Install one package with its `test` extra; siblings come only if it declares them."""
-    built = _build(session, artifacts.PACKAGES)
+    built = _build(session)
     own = next(artifact for artifact in built if artifact.name == package)
     find = ["--find-links", _link_folder(built)]
     _install(session, built, [*find, f"{own.wheel}[test]"], [])
@@ -53,6 +57,14 @@ def pytest(
     session.run("pytest", f"--junitxml={xml}", *arguments, *paths, *session.posargs, env=env)
 
 
+def guest_kernel(session: nox.Session) -> str:
+    """The default guest's kernel, fetched if it is not there; empty if it cannot be had."""
+    command = ("python", "-m", "vmm_reference.guest_assets")
+    paths = session.run(*command, silent=True, log=False, success_codes=(0, 1))
+    found = re.search(r"^kernel: (.*)$", str(paths), re.MULTILINE)
+    return found[1] if found else ""
+
+
 def results() -> Path:
     """Where sessions leave their JUnit files for `tools.summary`."""
     folder = environment.HOME / "results"
@@ -71,9 +83,9 @@ def collect_dist() -> str:
     return str(folder)
 
 
-def _build(session: nox.Session, packages: tuple[str, ...]) -> list[artifacts.Artifact]:
+def _build(session: nox.Session) -> list[artifacts.Artifact]:
     try:
-        return artifacts.build(packages)
+        return artifacts.build()
     except host.HostError as error:
         session.error(str(error))
 

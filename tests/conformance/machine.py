@@ -259,9 +259,7 @@ class Machine:
 
 
 def _segment(selector: int, type_: int, **bits: int) -> Segment:
-    return Segment(
-        limit=0xFFFF_FFFF, selector=selector, type=type_, present=1, s=1, g=1, **bits
-    )
+    return Segment(limit=0xFFFF_FFFF, selector=selector, type=type_, present=1, s=1, g=1, **bits)
 
 
 def _gate(address: int, dpl: int) -> bytes:
