@@ -314,6 +314,16 @@ def test_interrupts_are_identified_by_priority(port):
     assert port.read(IIR) == NO_INTERRUPT
 
 
+def test_modem_status_changes_interrupt(port):
+    """A line that changes raises an edge if the interrupt is enabled, until the status is read."""
+    port.write(IER, MODEM)
+    port.write(MCR, LOOP | RTS)
+    assert port.line.take() == 1
+    assert port.read(IIR) == 0x00
+    assert port.read(MSR) == 0x10 | 0x0A  # DSR and DCD fell
+    assert port.read(IIR) == NO_INTERRUPT
+
+
 # --- loopback, as drivers probe it
 
 

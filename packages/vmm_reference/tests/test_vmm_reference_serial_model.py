@@ -188,13 +188,37 @@ class SerialMachine(RuleBasedStateMachine):
             assert self.edges, "an interrupt was lost"
 
     @rule(offset=st.integers(0, 7), value=interesting)
+    def write_anything(self, offset, value):
+        self.write(offset, value)
+
+    @rule(enables=st.integers(0, 15), mcr=st.sampled_from([0, 0, 0x0B, 0x1B]))
+    def set_up(self, enables, mcr):
+        """As a driver opens the port: without it, most runs would sit behind DLAB."""
+        self.write(3, 0x03)
+        self.write(4, mcr)
+        self.write(1, enables)
+
+    @rule(data=st.binary(min_size=1, max_size=3))
+    def transmit(self, data):
+        for byte in data:
+            self.write(0, byte)
+
+    @rule(offsets=st.sampled_from([(2,), (2, 2), (5, 5), (2, 5, 2), (5, 0), (2, 0, 2), (6, 6)]))
+    def serve(self, offsets):
+        """As an interrupt handler reads."""
+        for offset in offsets:
+            self.read(offset)
+
+    @rule(offset=st.integers(0, 7))
+    def read_anything(self, offset):
+        self.read(offset)
+
     def write(self, offset, value):
         self.before()
         self.model.write(offset, value)
         self.serial.write(offset, memoryview(bytes((value,))))
         self.after()
 
-    @rule(offset=st.integers(0, 7))
     def read(self, offset):
         self.before()
         data = memoryview(bytearray(1))

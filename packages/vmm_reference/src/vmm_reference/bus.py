@@ -88,23 +88,27 @@ class BusOverlap(BusError):  # noqa: N818  # named for what happened, as the DES
         self.existing = existing
 
 
-class _Table(NamedTuple):
-    """An immutable view of the bus, sorted by base.
+# Bases, ends and devices of all ranges by ascending base, behind a guard that ends before every
+# address, so that a lookup needs no test for "none below". Plain tuples, because a lookup is on the
+# path of every exit.
+_Table = tuple[tuple[int, ...], tuple[int, ...], tuple[Device, ...]]
 
-    `bases` and `ends` begin with a guard that ends before every address, so that a lookup needs no
-    test for "none below"; `ranges` has no such row.
-    """
 
-    bases: tuple[int, ...]
-    ends: tuple[int, ...]
-    ranges: tuple[BusRange, ...]
+class _Guard:
+    """Holds the guard's place among the devices; no access is inside its range."""
+
+    def read(self, offset: int, data: memoryview) -> None:
+        """Never called."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Never called."""
 
 
 def _tabulate(ranges: tuple[BusRange, ...]) -> _Table:
-    return _Table(
-        bases=(-1, *(entry.base for entry in ranges)),
-        ends=(-1, *(entry.base + entry.size for entry in ranges)),
-        ranges=ranges,
+    return (
+        (-1, *(entry.base for entry in ranges)),
+        (-1, *(entry.base + entry.size for entry in ranges)),
+        (_Guard(), *(entry.device for entry in ranges)),
     )
 
 
@@ -120,6 +124,7 @@ class Bus:
         self.name = name
         self.size = size
         self._change = threading.Lock()
+        self._ranges: tuple[BusRange, ...] = ()
         self._table = _tabulate(())
 
     def insert(self, base: int, size: int, device: Device) -> None:
@@ -134,13 +139,13 @@ class Bus:
                 f"{self.name}: no room for {size:#x} bytes at {base:#x}", base, size
             )
         with self._change:
-            ranges = self._table.ranges
-            index = bisect_right(self._table.bases, base) - 1
+            ranges = self._ranges
+            index = bisect_right(self._table[0], base) - 1
             for neighbour in ranges[max(index - 1, 0) : index + 1]:
                 if base < neighbour.base + neighbour.size and neighbour.base < base + size:
                     raise BusOverlap(self.name, base, size, neighbour)
             new = BusRange(base, size, device)
-            self._table = _tabulate((*ranges[:index], new, *ranges[index:]))
+            self._replace((*ranges[:index], new, *ranges[index:]))
 
     def remove(self, base: int) -> Device:
         """Take the device that was inserted at `base` off the bus and return it.
@@ -149,24 +154,27 @@ class Bus:
             BusRangeError: no device begins at `base`.
         """
         with self._change:
-            ranges = self._table.ranges
-            index = bisect_right(self._table.bases, base) - 2
+            ranges = self._ranges
+            index = bisect_right(self._table[0], base) - 2
             if index < 0 or ranges[index].base != base:
                 raise BusRangeError(f"{self.name}: no device begins at {base:#x}", base)
-            self._table = _tabulate((*ranges[:index], *ranges[index + 1 :]))
+            self._replace((*ranges[:index], *ranges[index + 1 :]))
             return ranges[index].device
+
+    def _replace(self, ranges: tuple[BusRange, ...]) -> None:
+        self._ranges = ranges
+        self._table = _tabulate(ranges)
 
     def __iter__(self) -> Iterator[BusRange]:
         """The ranges in use, by ascending base."""
-        return iter(self._table.ranges)
+        return iter(self._ranges)
 
     def read(self, address: int, data: memoryview) -> bool:
         """Fill `data` from the device at `address`; ones and False if nobody claims it."""
-        table = self._table
-        index = bisect_right(table.bases, address) - 1
-        if address < address + len(data) <= table.ends[index]:
-            entry = table.ranges[index - 1]
-            entry.device.read(address - entry.base, data)
+        bases, ends, devices = self._table
+        index = bisect_right(bases, address) - 1
+        if address < address + len(data) <= ends[index]:
+            devices[index].read(address - bases[index], data)
             return True
         size = len(data)
         data[:] = _ONES[:size] if size <= len(_ONES) else b"\xff" * size
@@ -174,10 +182,9 @@ class Bus:
 
     def write(self, address: int, data: memoryview) -> bool:
         """Give `data` to the device at `address`; nothing and False if nobody claims it."""
-        table = self._table
-        index = bisect_right(table.bases, address) - 1
-        if address < address + len(data) <= table.ends[index]:
-            entry = table.ranges[index - 1]
-            entry.device.write(address - entry.base, data)
+        bases, ends, devices = self._table
+        index = bisect_right(bases, address) - 1
+        if address < address + len(data) <= ends[index]:
+            devices[index].write(address - bases[index], data)
             return True
         return False
