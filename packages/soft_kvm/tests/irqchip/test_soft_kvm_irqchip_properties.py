@@ -118,15 +118,42 @@ def test_apic_follows_the_model(make_chip):
     run_state_machine_as_test(lambda: Apic(make_chip), settings=small_run)
 
 
-def pic_order(requests, in_service, mask):
-    """The line that a fully nested 8259 pair serves next; lines are 0-15 without 2."""
-    order = [0, 1, *range(8, 16), 3, 4, 5, 6, 7]
-    for line in order:
-        if line in in_service or (line >= 8 and any(other >= 8 for other in in_service)):
-            return None
-        if line in requests and not mask >> line & 1:
-            return line
-    return None
+class PicModel:
+    """A fully nested 8259 pair; lines are 0-15, and line 2 in `stack` is a cascaded service."""
+
+    def __init__(self):
+        self.requests, self.stack, self.mask, self.cascade = set(), [], 0, False
+
+    def first(self, order):
+        """The line of one unit that asks, or None when a service comes first."""
+        for line in order:
+            if line in self.stack:
+                return None
+            asks = self.cascade if line == 2 else line in self.requests
+            if asks and not self.mask >> line & 1:
+                return line
+        return None
+
+    def settle(self):
+        """The slave's request sets the master's latch, which only an acknowledge clears."""
+        self.cascade = self.cascade or self.first(range(8, 16)) is not None
+
+    def output(self):
+        return self.first(range(8)) is not None
+
+    def acknowledge(self):
+        line = self.first(range(8))
+        if line is None:
+            return -1
+        self.stack.append(line)
+        if line == 2:
+            self.cascade = False
+            line = self.first(range(8, 16))
+            if line is None:
+                return 0x20 + 15
+            self.stack.append(line)
+        self.requests.remove(line)
+        return 0x20 + line
 
 
 lines = st.sampled_from([line for line in range(16) if line != 2])
@@ -148,26 +175,25 @@ def test_pic_follows_the_model(make_chip, calls):
     """Edges are served once each, in the order of the fully nested mode."""
     chip = make_chip()
     chip.start_pic()
-    requests, stack, mask = set(), [], 0
+    model = PicModel()
     for call, argument in calls:
         if call == "pulse":
             chip.pulse(argument)
-            requests.add(argument)
+            model.requests.add(argument)
         elif call == "mask":
-            mask = argument & ~4
-            chip.outb(0x21, mask & 0xFF)
-            chip.outb(0xA1, mask >> 8)
+            model.mask = argument & ~4
+            chip.outb(0x21, model.mask & 0xFF)
+            chip.outb(0xA1, model.mask >> 8)
         elif call == "acknowledge":
-            line = pic_order(requests, stack, mask)
-            assert chip.acknowledge() == (-1 if line is None else 0x20 + line)
-            if line is not None:
-                requests.remove(line)
-                stack.append(line)
-        elif stack:
-            if stack.pop() >= 8:
+            assert chip.acknowledge() == model.acknowledge()
+        elif model.stack:
+            if model.stack.pop() >= 8:
                 chip.outb(0xA0, 0x20)
+                model.stack.pop()
+                model.settle()
             chip.outb(0x20, 0x20)
-        assert chip.pending() == (pic_order(requests, stack, mask) is not None)
+        model.settle()
+        assert chip.pending() == model.output()
 
 
 addresses = st.one_of(

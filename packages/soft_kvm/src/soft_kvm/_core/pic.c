@@ -5,10 +5,10 @@
  * Checks: every byte that the guest or a restored record brings.  State is KVM's own record, `struct kvm_pic_state`,
  * in which `irr` holds the edge latches and the level pins' levels, and `last_irr` the level of every pin.
  *
- * The slave's output is the master's pin 2 without a latch in between: the master sees it exactly while it is there.
  * Deviations: an edge stays latched when its pin falls before the acknowledge (as KVM; the chip would report a
- * spurious interrupt), so interrupts sent as short pulses are not lost; the pair is always cascaded and in 8086 mode
- * (ICW1 SNGL and LTIM, ICW3, ICW4 uPM and buffering have no effect); MCS-80 call vectors do not exist.
+ * spurious interrupt), so interrupts sent as short pulses are not lost.  This holds for the cascade too: a slave that
+ * withdraws its request leaves the master's, which is then acknowledged as the slave's spurious IRQ 15.  The pair is
+ * always cascaded and in 8086 mode (ICW1 SNGL and LTIM, ICW3, ICW4 uPM and buffering have no effect).
  */
 #include "irqchip_internal.h"
 
@@ -26,17 +26,6 @@ void sk_pic_reset(struct sk_pic *pic)
         pic->unit[unit].elcr_mask = elcr_masks[unit];
 }
 
-static int requested(const struct sk_pic *pic, unsigned unit);
-
-static uint8_t request_register(const struct sk_pic *pic, unsigned unit)
-{
-    uint8_t cascade = 1u << CASCADE;
-
-    if (unit == 1)
-        return pic->unit[1].irr;
-    return (uint8_t)((pic->unit[0].irr & ~cascade) | (requested(pic, 1) >= 0 ? cascade : 0));
-}
-
 /*
  * The request that the unit puts to its output, or -1: the first in priority order, unless a service in progress
  * comes no later.  Special mask mode looks past masked services, special fully nested mode past the slave's.
@@ -44,7 +33,7 @@ static uint8_t request_register(const struct sk_pic *pic, unsigned unit)
 static int requested(const struct sk_pic *pic, unsigned unit)
 {
     const struct kvm_pic_state *state = &pic->unit[unit];
-    uint8_t wanted = request_register(pic, unit) & (uint8_t)~state->imr;
+    uint8_t wanted = state->irr & (uint8_t)~state->imr;
     uint8_t in_service = state->isr;
 
     if (state->special_mask)
@@ -60,6 +49,13 @@ static int requested(const struct sk_pic *pic, unsigned unit)
             return (int)irq;
     }
     return -1;
+}
+
+/* The slave's output drives the master's pin 2; called after what may have raised it (initialisation does not). */
+static void cascade(struct sk_pic *pic)
+{
+    if (requested(pic, 1) >= 0)
+        pic->unit[0].irr |= 1u << CASCADE;
 }
 
 bool sk_pic_output(const struct sk_pic *pic)
@@ -80,6 +76,7 @@ void sk_pic_set_pin(struct sk_pic *pic, unsigned irq, bool level)
     if (!level && state->elcr & bit)
         state->irr &= (uint8_t)~bit;
     state->last_irr = (uint8_t)(level ? state->last_irr | bit : state->last_irr & ~bit);
+    cascade(pic);
 }
 
 static void end_service(struct sk_pic *pic, unsigned unit, unsigned irq)
@@ -113,10 +110,13 @@ static uint8_t acknowledge(struct sk_pic *pic, unsigned unit, int irq)
 
 uint8_t sk_pic_acknowledge(struct sk_pic *pic)
 {
-    int irq = requested(pic, 0), slave = requested(pic, 1);
+    int irq = requested(pic, 0);
     uint8_t vector = acknowledge(pic, 0, irq);
 
-    return irq == CASCADE ? acknowledge(pic, 1, slave) : vector;
+    if (irq == CASCADE)
+        vector = acknowledge(pic, 1, requested(pic, 1));
+    cascade(pic);
+    return vector;
 }
 
 /* ------------------------------------------------------------------------------------------- command words */
@@ -125,7 +125,7 @@ static void initialise(struct kvm_pic_state *state, uint8_t icw1)
 {
     state->last_irr = 0; /* the edge sense is reset: as in KVM, a pin that is raised again is an edge */
     state->irr &= state->elcr;
-    state->imr = state->isr = 0;
+    state->imr = 0; /* services go on: the data sheet does not list them */
     state->priority_add = 0;
     state->special_mask = state->read_reg_select = state->poll = 0;
     state->init4 = icw1 & 1;
@@ -156,12 +156,13 @@ static void write_ocw2(struct sk_pic *pic, unsigned unit, uint8_t value)
         state->rotate_on_auto_eoi = rotate;
         return;
     }
-    if (irq < 0)
+    if (irq < 0 || !(end || rotate))
         return;
     if (end && state->isr >> irq & 1)
         end_service(pic, unit, (unsigned)irq);
     if (rotate)
         state->priority_add = (irq + 1) & 7;
+    cascade(pic);
 }
 
 static void write_ocw3(struct kvm_pic_state *state, uint8_t value)
@@ -183,8 +184,10 @@ static void write_command(struct sk_pic *pic, unsigned unit, uint8_t value)
         write_ocw2(pic, unit, value);
 }
 
-static void write_data(struct kvm_pic_state *state, uint8_t value)
+static void write_data(struct sk_pic *pic, unsigned unit, uint8_t value)
 {
+    struct kvm_pic_state *state = &pic->unit[unit];
+
     switch (state->init_state) {
     case 1:
         state->irq_base = value & 0xf8;
@@ -200,16 +203,19 @@ static void write_data(struct kvm_pic_state *state, uint8_t value)
         return;
     default:
         state->imr = value;
+        cascade(pic);
     }
 }
 
 /* A pin's latch does not outlive a change of its kind. */
-static void write_elcr(struct kvm_pic_state *state, uint8_t value)
+static void write_elcr(struct sk_pic *pic, unsigned unit, uint8_t value)
 {
+    struct kvm_pic_state *state = &pic->unit[unit];
     uint8_t old = state->elcr;
 
     state->elcr = value & state->elcr_mask;
     state->irr = (uint8_t)((state->irr & ~(old | state->elcr)) | (state->last_irr & state->elcr));
+    cascade(pic);
 }
 
 /* Polling is an acknowledge by register read. */
@@ -221,6 +227,7 @@ static uint8_t poll(struct sk_pic *pic, unsigned unit)
     if (irq < 0)
         return 0;
     enter_service(pic, unit, (unsigned)irq);
+    cascade(pic);
     return (uint8_t)(0x80 | irq);
 }
 
@@ -235,7 +242,7 @@ uint8_t sk_pic_read(struct sk_pic *pic, uint16_t port)
         return poll(pic, unit);
     if (port & 1)
         return state->imr;
-    return state->read_reg_select ? state->isr : request_register(pic, unit);
+    return state->read_reg_select ? state->isr : state->irr;
 }
 
 void sk_pic_write(struct sk_pic *pic, uint16_t port, uint8_t value)
@@ -243,9 +250,9 @@ void sk_pic_write(struct sk_pic *pic, uint16_t port, uint8_t value)
     unsigned unit = port >= 0x4d0 ? port & 1 : port >> 7 & 1;
 
     if (port >= 0x4d0)
-        write_elcr(&pic->unit[unit], value);
+        write_elcr(pic, unit, value);
     else if (port & 1)
-        write_data(&pic->unit[unit], value);
+        write_data(pic, unit, value);
     else
         write_command(pic, unit, value);
 }
@@ -253,7 +260,6 @@ void sk_pic_write(struct sk_pic *pic, uint16_t port, uint8_t value)
 void sk_pic_save(const struct sk_pic *pic, unsigned unit, struct kvm_pic_state *state)
 {
     *state = pic->unit[unit];
-    state->irr = request_register(pic, unit);
 }
 
 void sk_pic_restore(struct sk_pic *pic, unsigned unit, const struct kvm_pic_state *state)
@@ -266,6 +272,5 @@ void sk_pic_restore(struct sk_pic *pic, unsigned unit, const struct kvm_pic_stat
     own->init_state &= 3;
     own->elcr_mask = elcr_masks[unit];
     own->elcr &= own->elcr_mask;
-    if (unit == 0)
-        own->irr &= (uint8_t)~(1u << CASCADE);
+    cascade(pic);
 }
