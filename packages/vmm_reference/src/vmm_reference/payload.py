@@ -79,7 +79,7 @@ def choose_payload(
     *,
     soft: bool,
     size: Size | None = None,
-    log: Callable[[str], object] = lambda _message: None,
+    log: Callable[[str], None] = lambda _message: None,
 ) -> Payload:
     """Decide what the machine runs, fetching the default guest if it is needed and not there.
 
@@ -116,25 +116,24 @@ def refuse_contradictions(payload: PayloadConfig) -> None:
 
 
 def _default_guest(
-    config: VmConfig, *, soft: bool, size: Size | None, log: Callable[[str], object]
+    config: VmConfig, *, soft: bool, size: Size | None, log: Callable[[str], None]
 ) -> Payload:
     from vmm_reference import guest_assets  # noqa: PLC0415  # not needed with a kernel of the caller's
 
     payload = config.payload
     refuse_contradictions(payload)
     try:
-        image = guest_assets.default_guest(log=log)
-        overlay = (
-            b"" if payload.exec_command is None else guest_assets.exec_overlay(payload.exec_command)
-        )
+        image = guest_assets.default_guest(exec_command=payload.exec_command, log=log)
     except guest_assets.GuestAssetsError as error:
         raise HostError(str(error)) from error
     kernel = image.vmlinux if soft and image.vmlinux is not None else image.kernel
     cmdline = payload.cmdline
     if cmdline is None:
-        cmdline = f"{make_cmdline(config.serial, size=size)} {image.cmdline}".strip()
+        cmdline = make_cmdline(config.serial, size=size)
     initramfs = payload.initramfs or image.initramfs
-    return Payload(kernel, _joined(initramfs, overlay) if overlay else initramfs, cmdline)
+    return Payload(
+        kernel, _joined(initramfs, image.overlay) if image.overlay else initramfs, cmdline
+    )
 
 
 def _joined(initramfs: Path, overlay: bytes) -> bytes:

@@ -86,7 +86,7 @@ def _patch_features(entry: CpuidEntry, apic_id: int, cpus: int) -> None:
 
 def _patch_intel_caches(entry: CpuidEntry, _apic_id: int, cpus: int) -> None:
     if entry.eax & 0x1F:  # cache type 0: no more caches
-        cores = (1 << _id_bits(cpus)) - 1
+        cores = min((1 << _id_bits(cpus)) - 1, 0x3F)  # six bits; leaf 0xb has the truth
         entry.eax = entry.eax & 0x3FFF | _cache_sharing(entry, cpus) | cores << 26
 
 
