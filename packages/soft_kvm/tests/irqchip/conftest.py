@@ -14,22 +14,23 @@ from pathlib import Path
 import pytest
 
 CORE = Path(__file__).resolve().parents[2] / "src" / "soft_kvm" / "_core"
-SOURCES = [str(CORE / f"{name}.c") for name in ("lapic", "ioapic", "pic", "pit", "irqchip")]
+PARTS = ("lapic", "lapic_timer", "ioapic", "pic", "pit", "irqchip")
+SOURCES = [str(CORE / f"{name}.c") for name in PARTS]
 
 LAPIC = 0xFEE00000
 IOAPIC = 0xFEC00000
 
 
 def from_extension():
-    """The (ffi, lib) of the built package, or None."""
+    """The (ffi, lib) of the built package, or None when there is none or its sources are newer."""
     try:
-        extension = importlib.import_module("soft_kvm._soft_core")
+        extension = importlib.import_module("soft_kvm._ffi")
     except ImportError:
         return None
-    found = hasattr(extension.lib, "sk_irqchip_new") and hasattr(
-        extension.lib, "sk_irqchip_set_pin"
-    )
-    return (extension.ffi, extension.lib) if found else None
+    built = Path(extension.__file__).stat().st_mtime
+    if any(path.stat().st_mtime > built for path in CORE.glob("*")):
+        return None
+    return extension.ffi, extension.lib
 
 
 def from_sources(directory):

@@ -1,52 +1,23 @@
 /*
- * The local APIC in xAPIC mode (Intel SDM vol. 3 ch. 11), version 0x14 with six LVT entries, as KVM offers it.
+ * The local APIC in xAPIC mode (Intel SDM vol. 3 ch. 11), version 0x14 with six LVT entries, as KVM offers it;
+ * all but its timer.
  *
  * May assume: the caller holds the interrupt lock; `offset` < 4096 and `size` <= 8.  Checks: everything that the
  * guest writes; every register keeps only its defined bits, so the rest of this file trusts them.  Bounded work per call.
  *
- * Not here: x2APIC; TSC-deadline (timer mode bit 18 is reserved, as without the CPUID bit); the APR and
- * RRD registers (read 0); SMI (dropped); level-triggered LINT pins (taken as edges); the focus processor.
- * As in KVM: the timer counts at 1 GHz, periods below 200 us last 200 us, missed periods are one interrupt, and
- * the bootstrap CPU's LINT0 comes out of reset as unmasked ExtINT, so that a PIC-only guest needs no APIC set-up.
+ * Not here: x2APIC; the APR and RRD registers (read 0); SMI (dropped); level-triggered LINT pins (taken as edges);
+ * the focus processor.  As in KVM the bootstrap CPU's LINT0 comes out of reset as unmasked ExtINT, so that a PIC-only
+ * guest needs no APIC set-up.
  */
-#include "irqchip_internal.h"
+#include "lapic_registers.h"
 
 #include <string.h>
-
-enum register_slot { /* offset >> 4, SDM vol. 3 table 11-1 */
-    ID = 0x02,
-    VERSION = 0x03,
-    TPR = 0x08,
-    PPR = 0x0a,
-    EOI = 0x0b,
-    LDR = 0x0d,
-    DFR = 0x0e,
-    SVR = 0x0f,
-    ISR = 0x10,
-    TMR = 0x18,
-    IRR = 0x20,
-    ESR = 0x28,
-    ICR_LOW = 0x30,
-    ICR_HIGH = 0x31,
-    LVT_TIMER = 0x32,
-    LVT_THERMAL = 0x33,
-    LVT_PERFORMANCE = 0x34,
-    LVT_LINT0 = 0x35,
-    LVT_LINT1 = 0x36,
-    LVT_ERROR = 0x37,
-    INITIAL_COUNT = 0x38,
-    CURRENT_COUNT = 0x39,
-    DIVIDE = 0x3e,
-};
 
 /* The slots that hold a register: 02-03, 08-28, 30-39, 3e. */
 #define EXISTING_SLOTS ((3ull << 0x02) | (((1ull << 0x21) - 1) << 0x08) | (0x3ffull << 0x30) | (1ull << 0x3e))
 
 #define VERSION_VALUE 0x50014u /* highest LVT entry 5; version 0x14 */
 #define SVR_ENABLE 0x100u
-#define LVT_MASKED 0x10000u
-#define LVT_PERIODIC 0x20000u
-#define MINIMUM_PERIOD 200000u /* ns */
 #define FIRST_LEGAL_VECTOR 16
 
 /* Error status bits, SDM vol. 3 §11.5.3. */
@@ -235,7 +206,7 @@ bool sk_lapic_accept(struct sk_lapic *lapic, const struct sk_message *message)
     }
 }
 
-static void deliver_local(struct sk_lapic *lapic, uint32_t lvt)
+void sk_lapic_deliver_local(struct sk_lapic *lapic, uint32_t lvt)
 {
     struct sk_message message = {.vector = (uint8_t)lvt, .mode = lvt >> 8 & 7};
 
@@ -247,74 +218,7 @@ static void deliver_local(struct sk_lapic *lapic, uint32_t lvt)
 void sk_lapic_pulse_lint0(struct sk_lapic *lapic)
 {
     if (lapic->enabled)
-        deliver_local(lapic, lapic->slot[LVT_LINT0]);
-}
-
-/* ------------------------------------------------------------------------------------------------------ timer */
-
-static uint64_t divider(const struct sk_lapic *lapic)
-{
-    uint32_t code = (lapic->slot[DIVIDE] & 3) | (lapic->slot[DIVIDE] & 8) >> 1; /* SDM vol. 3 fig. 11-10 */
-
-    return code == 7 ? 1 : 2ull << code;
-}
-
-static uint64_t period(const struct sk_lapic *lapic)
-{
-    uint64_t wanted = lapic->slot[INITIAL_COUNT] * divider(lapic);
-
-    return wanted < MINIMUM_PERIOD && lapic->slot[LVT_TIMER] & LVT_PERIODIC ? MINIMUM_PERIOD : wanted;
-}
-
-static uint32_t current_count(const struct sk_lapic *lapic, uint64_t now)
-{
-    uint64_t deadline = lapic->timer_deadline, left;
-
-    if (deadline == SK_NO_DEADLINE)
-        return 0;
-    if (deadline > now)
-        left = deadline - now;
-    else if (lapic->slot[LVT_TIMER] & LVT_PERIODIC && period(lapic))
-        left = period(lapic) - (now - deadline) % period(lapic);
-    else
-        return 0;
-    left = left / divider(lapic) + (left % divider(lapic) != 0); /* 0 is read only of an expired timer */
-    return left < lapic->slot[INITIAL_COUNT] ? (uint32_t)left : lapic->slot[INITIAL_COUNT];
-}
-
-/* A masked timer interrupts nobody, so nobody need wake up for it. */
-uint64_t sk_lapic_deadline(const struct sk_lapic *lapic)
-{
-    return lapic->slot[LVT_TIMER] & LVT_MASKED ? SK_NO_DEADLINE : lapic->timer_deadline;
-}
-
-void sk_lapic_expire(struct sk_lapic *lapic, uint64_t now)
-{
-    uint64_t deadline = lapic->timer_deadline;
-
-    if (deadline == SK_NO_DEADLINE || deadline > now)
-        return;
-    if (lapic->slot[LVT_TIMER] & LVT_PERIODIC && period(lapic))
-        lapic->timer_deadline = sk_after(now - (now - deadline) % period(lapic), period(lapic));
-    else
-        lapic->timer_deadline = SK_NO_DEADLINE;
-    deliver_local(lapic, lapic->slot[LVT_TIMER]);
-}
-
-static void write_initial_count(struct sk_lapic *lapic, uint32_t count, uint64_t now)
-{
-    lapic->slot[INITIAL_COUNT] = count;
-    lapic->timer_deadline = count ? sk_after(now, period(lapic)) : SK_NO_DEADLINE;
-}
-
-/* The count goes on from where it is, at the new rate. */
-static void write_divide(struct sk_lapic *lapic, uint32_t value, uint64_t now)
-{
-    uint64_t count = current_count(lapic, now);
-
-    lapic->slot[DIVIDE] = value & 0xb;
-    if (lapic->timer_deadline != SK_NO_DEADLINE)
-        lapic->timer_deadline = sk_after(now, count * divider(lapic));
+        sk_lapic_deliver_local(lapic, lapic->slot[LVT_LINT0]);
 }
 
 /* -------------------------------------------------------------------------------------------------- registers */
@@ -376,7 +280,7 @@ static uint32_t read_slot(struct sk_lapic *lapic, unsigned slot, uint64_t now)
     case PPR:
         return sk_lapic_processor_priority(lapic);
     case CURRENT_COUNT:
-        return current_count(lapic, now);
+        return sk_lapic_current_count(lapic, now);
     default:
         return lapic->slot[slot];
     }
@@ -424,10 +328,10 @@ static void write_slot(sk_irqchip *chip, unsigned cpu, unsigned slot, uint32_t v
         write_lvt(lapic, slot, value);
         return;
     case INITIAL_COUNT:
-        write_initial_count(lapic, value, now);
+        sk_lapic_write_initial_count(lapic, value, now);
         return;
     case DIVIDE:
-        write_divide(lapic, value, now);
+        sk_lapic_write_divide(lapic, value, now);
         return;
     default: /* read-only */
         return;
@@ -477,7 +381,7 @@ void sk_lapic_save(const struct sk_lapic *lapic, struct kvm_lapic_state *state, 
         if (slot == PPR)
             value = sk_lapic_processor_priority(lapic);
         else if (slot == CURRENT_COUNT)
-            value = current_count(lapic, now);
+            value = sk_lapic_current_count(lapic, now);
         memcpy(state->regs + slot * 16, &value, sizeof value);
     }
 }
@@ -485,7 +389,7 @@ void sk_lapic_save(const struct sk_lapic *lapic, struct kvm_lapic_state *state, 
 /* Errors logged but not yet latched are not in KVM's record and are forgotten.  The timer goes on from its current count. */
 void sk_lapic_restore(struct sk_lapic *lapic, const struct kvm_lapic_state *state, uint64_t now)
 {
-    uint32_t from[SK_LAPIC_SLOTS], left;
+    uint32_t from[SK_LAPIC_SLOTS];
 
     for (unsigned slot = 0; slot < SK_LAPIC_SLOTS; slot++)
         memcpy(&from[slot], state->regs + slot * 16, sizeof from[slot]);
@@ -507,9 +411,5 @@ void sk_lapic_restore(struct sk_lapic *lapic, const struct kvm_lapic_state *stat
     }
     lapic->slot[DIVIDE] = from[DIVIDE] & 0xb;
     lapic->slot[INITIAL_COUNT] = from[INITIAL_COUNT];
-    left = from[CURRENT_COUNT] < from[INITIAL_COUNT] ? from[CURRENT_COUNT] : from[INITIAL_COUNT];
-    if (left)
-        lapic->timer_deadline = sk_after(now, left * divider(lapic));
-    else if (from[INITIAL_COUNT] && from[LVT_TIMER] & LVT_PERIODIC)
-        lapic->timer_deadline = sk_after(now, period(lapic));
+    sk_lapic_resume_timer(lapic, from[CURRENT_COUNT], now);
 }
