@@ -30,6 +30,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _IIR = _FCR = 2
 _LCR, _MCR, _LSR, _MSR, _SCR = 3, 4, 5, 6, 7
 
 # Interrupt enable register.
-_IER_RDA, _IER_THRE, _IER_LINE, _IER_MODEM = 0x01, 0x02, 0x04, 0x08
+_IER_RDA, _IER_THRE, _IER_LINE, _IER_MODEM = 1, 2, 4, 8
 
 # Interrupt identification register, in order of priority.
 _IIR_LINE, _IIR_RDA, _IIR_TIMEOUT, _IIR_THRE, _IIR_MODEM, _IIR_NONE = 6, 4, 12, 2, 0, 1
@@ -179,27 +180,10 @@ class Serial:
         if self._ier & _IER_THRE:
             self._raise_transmitted()
 
-    def _read_register(self, offset: int) -> int:  # noqa: PLR0911  # one per register
+    def _read_register(self, offset: int) -> int:
         if offset <= _DLM and self._lcr & _LCR_DLAB:
             return self._divisor >> 8 if offset else self._divisor & 0xFF
-        match offset:
-            case 0:
-                return self._read_rbr()
-            case 1:
-                return self._ier
-            case 2:
-                return self._read_iir()
-            case 3:
-                return self._lcr
-            case 4:
-                return self._mcr
-            case 5:
-                return self._read_lsr()
-            case 6:
-                return self._read_msr()
-            case 7:
-                return self._scratch
-        return 0xFF
+        return self._READERS[offset](self) if offset < SIZE else 0xFF
 
     def _write_register(self, offset: int, value: int) -> None:
         dlab = self._lcr & _LCR_DLAB
@@ -267,9 +251,7 @@ class Serial:
         reasons = _IER_THRE if self._transmitted else 0
         if received:
             reasons |= _IER_RDA
-            if received[0] == _BREAK:
-                reasons |= _IER_LINE
-        if self._overrun:
+        if self._overrun or (received and received[0] == _BREAK):
             reasons |= _IER_LINE
         if self._msr_delta:
             reasons |= _IER_MODEM
@@ -334,6 +316,17 @@ class Serial:
             value = _modem_lines(self._mcr) | self._msr_delta
             self._msr_delta = 0
             return value
+
+    _READERS: Final[tuple[Callable[[Serial], int], ...]] = (
+        _read_rbr,
+        attrgetter("_ier"),
+        _read_iir,
+        attrgetter("_lcr"),
+        attrgetter("_mcr"),
+        _read_lsr,
+        _read_msr,
+        attrgetter("_scratch"),
+    )
 
     def _update_path(self) -> None:
         self._transmits_directly = not (self._lcr & _LCR_DLAB or self._mcr & _MCR_LOOP)
@@ -402,5 +395,5 @@ class Serial:
     def _call_out(self, *, edge: bool = False, room: bool = False) -> None:
         if edge:
             self._interrupt.trigger()
-        if room and self._on_room is not None:
+        if room and self._on_room:
             self._on_room()
