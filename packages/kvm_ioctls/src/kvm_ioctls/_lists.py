@@ -42,7 +42,7 @@ def fetch(descriptor: Descriptor, request: str, header: str, entry_size: int) ->
         packed = bytearray(ffi.sizeof(header) + room * entry_size)
         packed[:4] = room.to_bytes(4, "little")
         try:
-            descriptor.ioctl(request, ffi.from_buffer("char[]", packed))
+            descriptor.ioctl_buffer(request, packed)
         except KvmError as error:
             # E2BIG: more entries than room; ENOMEM from old kernels means the same.
             if error.errno not in (errno.E2BIG, errno.ENOMEM) or room >= 4096:

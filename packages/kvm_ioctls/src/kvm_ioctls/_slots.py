@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvm_ioctls._ffi import ffi
 
 if TYPE_CHECKING:
-    from kvm_ioctls._ffi import CData
     from kvm_ioctls.run_page import WritableBuffer
 
 
 class Slot(NamedTuple):
-    """Memory in use: the buffer's export (an mmap cannot be closed under it) and its size."""
+    """Memory in use.
 
-    memory: CData
+    `memory` is a memoryview of our own: it keeps the exporter (an mmap cannot be closed under it),
+    does not mind what becomes of the view that we were given, and can be collected as garbage.
+    """
+
+    memory: memoryview
+    address: int
     size: int
 
 
 def borrow(memory: WritableBuffer) -> Slot:
-    """Holds `memory` in place."""
-    view = ffi.from_buffer("char[]", memory, require_writable=True)
-    return Slot(view, ffi.sizeof(view))
+    """Holds `memory` in place; BufferError or TypeError unless writable and C-contiguous."""
+    held = memoryview(memory)
+    view = ffi.from_buffer("char[]", held, require_writable=True)
+    address, size = int(ffi.cast("uintptr_t", view)), ffi.sizeof(view)
+    ffi.release(view)
+    return Slot(held, address, size)
 
 
 class SlotTable:
@@ -59,7 +66,7 @@ class SlotTable:
         if slot is not None:
             self._slots[number] = slot
         if former is not None:
-            ffi.release(former.memory)
+            former.memory.release()
 
     def size(self, number: int) -> int:
         """The size of a slot in bytes, 0 when there is none."""

@@ -15,7 +15,7 @@ from kvm_ioctls._ffi import ffi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvm_ioctls._ffi import CData, CType
+    from kvm_ioctls._ffi import CType
 
 # typing.Buffer is Python 3.12's; until then a name that says what is meant.
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -91,11 +91,6 @@ class KvmStruct:
     def copy(self) -> Self:
         """An equal structure with bytes of its own."""
         return self.over(bytearray(self.raw))
-
-    @property
-    def pointer(self) -> CData:
-        """The address of the bytes for C; whoever holds it keeps them alive."""
-        return ffi.from_buffer("char[]", self.raw)
 
     def __bytes__(self) -> bytes:
         return bytes(self.raw)

@@ -87,7 +87,10 @@ class Sregs(KvmStruct, ctype="struct kvm_sregs"):
 
 
 class Fpu(KvmStruct, ctype="struct kvm_fpu"):
-    """x87 and SSE state (KVM_GET_FPU); `fpr` and `xmm` are tuples of 16-byte views."""
+    """x87 and SSE state (KVM_GET_FPU); `fpr` and `xmm` are tuples of 16-byte views.
+
+    x86's KVM neither reports nor takes `mxcsr` here: it is in the XSAVE area.
+    """
 
     fpr: tuple[memoryview, ...] = ZERO
     fcw: int = 0

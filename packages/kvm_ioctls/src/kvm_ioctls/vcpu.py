@@ -71,6 +71,7 @@ class VcpuFd:
         self._runner = ffi.new("struct kvm_runner *")
         page = ffi.from_buffer("char[]", self.run_page.raw)
         lib.kvm_runner_open(self._runner, fd.fileno(), page)
+        ffi.release(page)
         kick_signal()
         slots.hold()
 
@@ -134,37 +135,37 @@ class VcpuFd:
     def get_regs(self) -> Regs:
         """KVM_GET_REGS: general registers, RIP, RFLAGS."""
         regs = Regs()
-        self._fd.ioctl("KVM_GET_REGS", regs.pointer)
+        self._fd.ioctl_buffer("KVM_GET_REGS", regs.raw)
         return regs
 
     def set_regs(self, regs: Regs) -> None:
         """KVM_SET_REGS."""
-        self._fd.ioctl("KVM_SET_REGS", regs.pointer)
+        self._fd.ioctl_buffer("KVM_SET_REGS", regs.raw)
 
     def get_sregs(self) -> Sregs:
         """KVM_GET_SREGS: segments, descriptor tables, control registers, EFER, APIC base."""
         sregs = Sregs()
-        self._fd.ioctl("KVM_GET_SREGS", sregs.pointer)
+        self._fd.ioctl_buffer("KVM_GET_SREGS", sregs.raw)
         return sregs
 
     def set_sregs(self, sregs: Sregs) -> None:
         """KVM_SET_SREGS; EINVAL for a state that no processor can be in."""
-        self._fd.ioctl("KVM_SET_SREGS", sregs.pointer)
+        self._fd.ioctl_buffer("KVM_SET_SREGS", sregs.raw)
 
     def get_fpu(self) -> Fpu:
         """KVM_GET_FPU: x87 and SSE registers."""
         fpu = Fpu()
-        self._fd.ioctl("KVM_GET_FPU", fpu.pointer)
+        self._fd.ioctl_buffer("KVM_GET_FPU", fpu.raw)
         return fpu
 
     def set_fpu(self, fpu: Fpu) -> None:
         """KVM_SET_FPU; before the first `run()` KVM forgets it: use `set_xsave()` there."""
-        self._fd.ioctl("KVM_SET_FPU", fpu.pointer)
+        self._fd.ioctl_buffer("KVM_SET_FPU", fpu.raw)
 
     def get_xsave(self) -> Xsave:
         """KVM_GET_XSAVE2, or KVM_GET_XSAVE where that is all there is."""
         xsave = Xsave.over(bytearray(max(self._xsave_size, Xsave.SIZE)))
-        self._fd.ioctl("KVM_GET_XSAVE2" if self._xsave_size else "KVM_GET_XSAVE", xsave.pointer)
+        self._fd.ioctl_buffer("KVM_GET_XSAVE2" if self._xsave_size else "KVM_GET_XSAVE", xsave.raw)
         return xsave
 
     def set_xsave(self, xsave: Xsave) -> None:
@@ -175,44 +176,44 @@ class VcpuFd:
         """
         if len(xsave.raw) < self._xsave_size:
             raise ValueError(f"need {self._xsave_size} bytes of XSAVE area, not {len(xsave.raw)}")
-        self._fd.ioctl("KVM_SET_XSAVE", xsave.pointer)
+        self._fd.ioctl_buffer("KVM_SET_XSAVE", xsave.raw)
 
     def get_xcrs(self) -> Xcrs:
         """KVM_GET_XCRS: the extended control registers."""
         xcrs = Xcrs()
-        self._fd.ioctl("KVM_GET_XCRS", xcrs.pointer)
+        self._fd.ioctl_buffer("KVM_GET_XCRS", xcrs.raw)
         return xcrs
 
     def set_xcrs(self, xcrs: Xcrs) -> None:
         """KVM_SET_XCRS."""
-        self._fd.ioctl("KVM_SET_XCRS", xcrs.pointer)
+        self._fd.ioctl_buffer("KVM_SET_XCRS", xcrs.raw)
 
     def get_debugregs(self) -> DebugRegs:
         """KVM_GET_DEBUGREGS: the guest's own debug registers."""
         debugregs = DebugRegs()
-        self._fd.ioctl("KVM_GET_DEBUGREGS", debugregs.pointer)
+        self._fd.ioctl_buffer("KVM_GET_DEBUGREGS", debugregs.raw)
         return debugregs
 
     def set_debugregs(self, debugregs: DebugRegs) -> None:
         """KVM_SET_DEBUGREGS."""
-        self._fd.ioctl("KVM_SET_DEBUGREGS", debugregs.pointer)
+        self._fd.ioctl_buffer("KVM_SET_DEBUGREGS", debugregs.raw)
 
     def get_lapic(self) -> LapicState:
         """KVM_GET_LAPIC: the in-kernel local APIC's registers."""
         lapic = LapicState()
-        self._fd.ioctl("KVM_GET_LAPIC", lapic.pointer)
+        self._fd.ioctl_buffer("KVM_GET_LAPIC", lapic.raw)
         return lapic
 
     def set_lapic(self, lapic: LapicState) -> None:
         """KVM_SET_LAPIC."""
-        self._fd.ioctl("KVM_SET_LAPIC", lapic.pointer)
+        self._fd.ioctl_buffer("KVM_SET_LAPIC", lapic.raw)
 
     # -------------------------------------------------------------------------- CPUID and MSRs
 
     def set_cpuid2(self, entries: Sequence[CpuidEntry]) -> None:
         """KVM_SET_CPUID2: what the guest's CPUID answers; before the first `run()`."""
         packed = _lists.pack("struct kvm_cpuid2", entries)
-        self._fd.ioctl("KVM_SET_CPUID2", ffi.from_buffer("char[]", packed))
+        self._fd.ioctl_buffer("KVM_SET_CPUID2", packed)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
         """KVM_GET_CPUID2."""
@@ -241,7 +242,7 @@ class VcpuFd:
         rest = iter(entries)
         while batch := list(islice(rest, _MSRS_PER_CALL)):
             packed = _lists.pack("struct kvm_msrs", batch)
-            processed = self._fd.ioctl(request, ffi.from_buffer("char[]", packed))
+            processed = self._fd.ioctl_buffer(request, packed)
             if processed < len(batch):
                 raise MsrError(batch[processed].index, request)
             done += _lists.unpack("struct kvm_msrs", MsrEntry, packed)
@@ -260,27 +261,27 @@ class VcpuFd:
     def get_mp_state(self) -> MpState:
         """KVM_GET_MP_STATE: whether it runs, halts, or waits for its start."""
         state = ffi.new("struct kvm_mp_state *")
-        self._fd.ioctl("KVM_GET_MP_STATE", state)
+        self._fd.ioctl_record("KVM_GET_MP_STATE", state)
         return MpState(state.mp_state)
 
     def set_mp_state(self, state: MpState) -> None:
         """KVM_SET_MP_STATE."""
         record = ffi.new("struct kvm_mp_state *", {"mp_state": int(state)})
-        self._fd.ioctl("KVM_SET_MP_STATE", record)
+        self._fd.ioctl_record("KVM_SET_MP_STATE", record)
 
     def get_vcpu_events(self) -> VcpuEvents:
         """KVM_GET_VCPU_EVENTS: exceptions and interrupts on their way into the guest."""
         events = VcpuEvents()
-        self._fd.ioctl("KVM_GET_VCPU_EVENTS", events.pointer)
+        self._fd.ioctl_buffer("KVM_GET_VCPU_EVENTS", events.raw)
         return events
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
         """KVM_SET_VCPU_EVENTS."""
-        self._fd.ioctl("KVM_SET_VCPU_EVENTS", events.pointer)
+        self._fd.ioctl_buffer("KVM_SET_VCPU_EVENTS", events.raw)
 
     def interrupt(self, vector: int) -> None:
         """KVM_INTERRUPT: queues an external interrupt, where there is no in-kernel irqchip."""
-        self._fd.ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", {"irq": vector}))
+        self._fd.ioctl_record("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", {"irq": vector}))
 
     def nmi(self) -> None:
         """KVM_NMI: queues a non-maskable interrupt."""
@@ -289,7 +290,7 @@ class VcpuFd:
     def translate(self, linear_address: int) -> Translation:
         """KVM_TRANSLATE: where the guest's own page tables lead."""
         translation = Translation(linear_address=linear_address)
-        self._fd.ioctl("KVM_TRANSLATE", translation.pointer)
+        self._fd.ioctl_buffer("KVM_TRANSLATE", translation.raw)
         return translation
 
     def set_guest_debug(self, control: int, debugreg: Sequence[int] = ()) -> None:
@@ -300,7 +301,7 @@ class VcpuFd:
             debugreg: DR0 to DR7 for hardware breakpoints.
         """
         what = {"control": control, "arch": {"debugreg": list(debugreg)}}
-        self._fd.ioctl("KVM_SET_GUEST_DEBUG", ffi.new("struct kvm_guest_debug *", what))
+        self._fd.ioctl_record("KVM_SET_GUEST_DEBUG", ffi.new("struct kvm_guest_debug *", what))
 
     # -------------------------------------------------------------------------------- lifetime
 

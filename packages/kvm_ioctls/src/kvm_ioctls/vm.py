@@ -44,7 +44,7 @@ class VmFd:
     def enable_cap(self, cap: Cap | int, *args: int) -> None:
         """KVM_ENABLE_CAP with up to four arguments."""
         what = {"cap": int(cap), "args": [*args, 0, 0, 0, 0][: max(4, len(args))]}
-        self._fd.ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", what))
+        self._fd.ioctl_record("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", what))
 
     # --------------------------------------------------------------------------------- memory
 
@@ -72,15 +72,15 @@ class VmFd:
                 "flags": flags,
                 "guest_phys_addr": guest_phys_addr,
                 "memory_size": new.size if new else 0,
-                "userspace_addr": int(ffi.cast("uintptr_t", new.memory)) if new else 0,
+                "userspace_addr": new.address if new else 0,
             },
         )
         with self._slots.lock:
             try:
-                self._fd.ioctl("KVM_SET_USER_MEMORY_REGION", region)
+                self._fd.ioctl_record("KVM_SET_USER_MEMORY_REGION", region)
             except BaseException:
                 if new is not None:
-                    ffi.release(new.memory)  # at once: the exception's traceback would hold it
+                    new.memory.release()  # at once: the exception's traceback would hold it
                 raise
             self._slots.replace(slot, new)
 
@@ -97,7 +97,7 @@ class VmFd:
             bitmap = bytearray((size // _PAGE + 63) // 64 * 8)
             held = ffi.from_buffer("char[]", bitmap)
             log = ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": held})
-            self._fd.ioctl("KVM_GET_DIRTY_LOG", log)
+            self._fd.ioctl_record("KVM_GET_DIRTY_LOG", log)
         return bitmap
 
     def set_tss_address(self, address: int) -> None:
@@ -106,7 +106,7 @@ class VmFd:
 
     def set_identity_map_address(self, address: int) -> None:
         """KVM_SET_IDENTITY_MAP_ADDR: one page below 4 GiB; before the first vCPU."""
-        self._fd.ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
+        self._fd.ioctl_record("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
 
     # ----------------------------------------------------------------------------- interrupts
 
@@ -117,52 +117,52 @@ class VmFd:
     def create_pit2(self, flags: int = 0) -> None:
         """KVM_CREATE_PIT2: the 8254 timer; `flags` is 0 or KVM_PIT_SPEAKER_DUMMY (1)."""
         config = ffi.new("struct kvm_pit_config *", {"flags": flags})
-        self._fd.ioctl("KVM_CREATE_PIT2", config)
+        self._fd.ioctl_record("KVM_CREATE_PIT2", config)
 
     def get_irqchip(self, chip_id: int) -> IrqChip:
         """KVM_GET_IRQCHIP: the state of a PIC (0, 1) or the IOAPIC (2)."""
         chip = IrqChip(chip_id=chip_id)
-        self._fd.ioctl("KVM_GET_IRQCHIP", chip.pointer)
+        self._fd.ioctl_buffer("KVM_GET_IRQCHIP", chip.raw)
         return chip
 
     def set_irqchip(self, chip: IrqChip) -> None:
         """KVM_SET_IRQCHIP."""
-        self._fd.ioctl("KVM_SET_IRQCHIP", chip.pointer)
+        self._fd.ioctl_buffer("KVM_SET_IRQCHIP", chip.raw)
 
     def get_pit2(self) -> PitState2:
         """KVM_GET_PIT2."""
         pit = PitState2()
-        self._fd.ioctl("KVM_GET_PIT2", pit.pointer)
+        self._fd.ioctl_buffer("KVM_GET_PIT2", pit.raw)
         return pit
 
     def set_pit2(self, pit: PitState2) -> None:
         """KVM_SET_PIT2."""
-        self._fd.ioctl("KVM_SET_PIT2", pit.pointer)
+        self._fd.ioctl_buffer("KVM_SET_PIT2", pit.raw)
 
     def get_clock(self) -> ClockData:
         """KVM_GET_CLOCK: the guest's kvmclock, in nanoseconds."""
         clock = ClockData()
-        self._fd.ioctl("KVM_GET_CLOCK", clock.pointer)
+        self._fd.ioctl_buffer("KVM_GET_CLOCK", clock.raw)
         return clock
 
     def set_clock(self, clock: ClockData) -> None:
         """KVM_SET_CLOCK; `flags` that `get_clock()` reported must be cleared."""
-        self._fd.ioctl("KVM_SET_CLOCK", clock.pointer)
+        self._fd.ioctl_buffer("KVM_SET_CLOCK", clock.raw)
 
     def set_irq_line(self, gsi: int, active: bool) -> None:
         """KVM_IRQ_LINE: sets the level of an interrupt line."""
         level = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": bool(active)})
-        self._fd.ioctl("KVM_IRQ_LINE", level)
+        self._fd.ioctl_record("KVM_IRQ_LINE", level)
 
     def signal_msi(self, address: int, data: int) -> int:
         """KVM_SIGNAL_MSI: above 0 when delivered, 0 when the guest blocked it."""
         message = {"address_lo": address & 0xFFFF_FFFF, "address_hi": address >> 32, "data": data}
-        return self._fd.ioctl("KVM_SIGNAL_MSI", ffi.new("struct kvm_msi *", message))
+        return self._fd.ioctl_record("KVM_SIGNAL_MSI", ffi.new("struct kvm_msi *", message))
 
     def set_gsi_routing(self, entries: Sequence[IrqRoutingEntry]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table."""
         packed = _lists.pack("struct kvm_irq_routing", entries)
-        self._fd.ioctl("KVM_SET_GSI_ROUTING", ffi.from_buffer("char[]", packed))
+        self._fd.ioctl_buffer("KVM_SET_GSI_ROUTING", packed)
 
     # ---------------------------------------------------------------- event file descriptors
 
@@ -175,12 +175,12 @@ class VmFd:
         what = {"fd": fd, "gsi": gsi}
         if resample_fd is not None:
             what |= {"flags": lib.KVM_IRQFD_FLAG_RESAMPLE, "resamplefd": resample_fd}
-        self._fd.ioctl("KVM_IRQFD", ffi.new("struct kvm_irqfd *", what))
+        self._fd.ioctl_record("KVM_IRQFD", ffi.new("struct kvm_irqfd *", what))
 
     def unregister_irqfd(self, fd: int, gsi: int) -> None:
         """KVM_IRQFD with KVM_IRQFD_FLAG_DEASSIGN."""
         what = {"fd": fd, "gsi": gsi, "flags": lib.KVM_IRQFD_FLAG_DEASSIGN}
-        self._fd.ioctl("KVM_IRQFD", ffi.new("struct kvm_irqfd *", what))
+        self._fd.ioctl_record("KVM_IRQFD", ffi.new("struct kvm_irqfd *", what))
 
     def register_ioevent(
         self, fd: int, address: Pio | Mmio, length: int = 0, datamatch: int | None = None
@@ -215,7 +215,7 @@ class VmFd:
             "datamatch": datamatch or 0,
             "flags": flags,
         }
-        self._fd.ioctl("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", what))
+        self._fd.ioctl_record("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", what))
 
     # ---------------------------------------------------------------------------------- vCPUs
 
