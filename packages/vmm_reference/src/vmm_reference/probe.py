@@ -21,9 +21,12 @@ from vmm_reference import probe_guest as guest
 from vmm_reference.arch.x86_64 import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kvm_ioctls.exits import Exit
     from kvm_ioctls.protocols import Hypervisor, Vcpu
 
+ALL_STEPS = range(1, len(guest.STEPS) + 1)
 STEP_TIMEOUT_NS = 200_000_000
 """A step takes microseconds; what takes this long is stuck (a KVM may spin on an instruction)."""
 
@@ -46,8 +49,18 @@ class ProbeResult:
         return self.failed_step == 0
 
 
-def run_probe(hypervisor: Hypervisor, *, step_timeout_ns: int = STEP_TIMEOUT_NS) -> ProbeResult:
+def run_probe(
+    hypervisor: Hypervisor,
+    *,
+    steps: Iterable[int] = ALL_STEPS,
+    step_timeout_ns: int = STEP_TIMEOUT_NS,
+) -> ProbeResult:
     """Run the probe guest on `hypervisor` until a step fails.
+
+    Args:
+        hypervisor: the hypervisor to judge.
+        steps: which steps to run, by number.
+        step_timeout_ns: how long one may take.
 
     Raises:
         OSError: the hypervisor could not even create the guest.
@@ -55,12 +68,14 @@ def run_probe(hypervisor: Hypervisor, *, step_timeout_ns: int = STEP_TIMEOUT_NS)
     memory = mmap.mmap(-1, guest.MEMORY_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         memory[:] = guest.build()
-        return _probe_in(hypervisor, memory, step_timeout_ns)
+        return _probe_in(hypervisor, memory, steps, step_timeout_ns)
     finally:
         memory.close()
 
 
-def _probe_in(hypervisor: Hypervisor, memory: mmap.mmap, step_timeout_ns: int) -> ProbeResult:
+def _probe_in(
+    hypervisor: Hypervisor, memory: mmap.mmap, steps: Iterable[int], step_timeout_ns: int
+) -> ProbeResult:
     vm = hypervisor.create_vm()
     try:
         vm.set_tss_address(layout.KVM_TSS_ADDRESS)
@@ -69,7 +84,7 @@ def _probe_in(hypervisor: Hypervisor, memory: mmap.mmap, step_timeout_ns: int) -
             vcpu = vm.create_vcpu(0)
             try:
                 vcpu.set_cpuid2(hypervisor.get_supported_cpuid())
-                return _run_steps(vcpu, step_timeout_ns)
+                return _run_steps(vcpu, steps, step_timeout_ns)
             finally:
                 vcpu.close()
                 vm.set_user_memory_region(0, 0, None)
@@ -77,12 +92,12 @@ def _probe_in(hypervisor: Hypervisor, memory: mmap.mmap, step_timeout_ns: int) -
         vm.close()
 
 
-def _run_steps(vcpu: Vcpu, step_timeout_ns: int) -> ProbeResult:
-    for step, (what, _code) in enumerate(guest.STEPS, 1):
+def _run_steps(vcpu: Vcpu, steps: Iterable[int], step_timeout_ns: int) -> ProbeResult:
+    for step in steps:
         _enter_step(vcpu, step)
         failure = _failure(_run_guarded(vcpu, step_timeout_ns), step)
         if failure:
-            return ProbeResult(step, f"{what}: {failure}")
+            return ProbeResult(step, f"{guest.STEPS[step - 1][0]}: {failure}")
     return ProbeResult()
 
 

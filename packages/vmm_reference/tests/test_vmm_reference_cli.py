@@ -1,0 +1,180 @@
+"""The command line: flags in, one sentence and an exit code out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vmm_reference import cli
+from vmm_reference.config import SerialMode
+
+POWER_OFF = bytes.fromhex("ba00060000 b034 ee f4")
+RESET = bytes.fromhex("b0fe e664 f4")
+
+
+def config(*arguments):
+    return cli.config_from_args(cli.make_parser().parse_args(arguments))
+
+
+@pytest.fixture
+def soft(capsys, elf_kernel, monkeypatch):
+    """A function that runs the command on `soft_kvm` and returns code, stdout and stderr."""
+
+    def run(*arguments, kernel=None):
+        if kernel is not None:
+            arguments = ("--kernel", str(elf_kernel(kernel)), *arguments)
+        code = cli.main(["--hypervisor", "soft", "--memory", "size=32M", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_defaults():
+    """Without flags it is the default machine."""
+    assert config().serial.mode is SerialMode.TTY
+    assert config().payload.kernel is None
+
+
+def test_exec_leaves_the_console_out():
+    """With a command stdout is the command's, unless the console is asked for."""
+    assert config("--exec", "true").serial.mode is SerialMode.NULL
+    assert config("--exec", "true", "--serial", "tty").serial.mode is SerialMode.TTY
+
+
+def test_every_flag_has_an_example():
+    """The help of every flag that takes a value shows how it is used."""
+    for action in cli.make_parser()._actions:
+        takes_value = action.option_strings and action.nargs != 0 and action.dest != "help"
+        if takes_value:
+            assert f"({action.option_strings[-1]} " in action.help, action.option_strings
+
+
+def test_poweroff_is_success(soft):
+    """A guest that powers off ends the command with 0 and silence."""
+    assert soft("--serial", "null", kernel=POWER_OFF) == (0, "", "")
+
+
+def test_reset_is_told(soft):
+    """A guest that resets ends the command with 32 and a sentence."""
+    code, _out, err = soft("--serial", "null", kernel=RESET)
+    assert code == 32
+    assert err == "vmm-reference: the guest reset\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--memory", "size=0"], ["--memory", "size=0", "needs some memory"]),
+        (["--memory", "512M"], ["--memory", "512M", "perhaps size=512M?"]),
+        (["--cpus", "boot=0"], ["--cpus", "at least one"]),
+        (["--serial", "telegraph"], ["--serial", "telegraph", "file=PATH"]),
+        (["--hypervisor", "xen"], ["--hypervisor", "xen", "auto, kvm, soft"]),
+        (["--kernel", "/does/not/exist"], ["--kernel", "/does/not/exist"]),
+        (["--kernel", "/"], ["--kernel", "/"]),
+        (["--serial", "file=/no/such/folder/x"], ["--serial", "/no/such/folder/x"]),
+        (["--log-file", "/no/such/folder/x"], ["--log-file", "/no/such/folder/x"]),
+        (["--initramfs", "/does/not/exist"], ["--initramfs", "/does/not/exist"]),
+        (["--cmdline", "x" * 5000], ["--cmdline", "5000", "too long"]),
+        (["--cmdline", "é"], ["--cmdline", "é"]),
+    ],
+)
+def test_bad_input_is_one_sentence(soft, arguments, words):
+    """A wrong value ends with 2 and one line that names flag, value and reason."""
+    code, out, err = soft(*arguments, kernel=POWER_OFF)
+    assert (code, out) == (2, "")
+    assert err.startswith("vmm-reference: ")
+    assert err.count("\n") == 1
+    assert [word for word in words if word not in err] == []
+
+
+def test_initramfs_larger_than_memory(soft, tmp_path):
+    """An initramfs that does not fit is named, with the way out."""
+    path = tmp_path / "big"
+    path.write_bytes(b"")
+    os.truncate(path, 40 << 20)
+    code, _out, err = soft("--initramfs", str(path), kernel=POWER_OFF)
+    assert code == 2
+    assert str(path) in err
+    assert "more memory" in err
+
+
+def test_empty_initramfs(soft, tmp_path):
+    """An empty file is no initramfs."""
+    path = tmp_path / "empty"
+    path.write_bytes(b"")
+    code, _out, err = soft("--initramfs", str(path), kernel=POWER_OFF)
+    assert code == 2
+    assert str(path) in err
+
+
+def test_last_resort(soft, monkeypatch):
+    """A bug is a sentence too, and -vv shows the traceback."""
+    monkeypatch.setattr(cli, "config_from_args", lambda _args: 1 // 0)
+    code, _out, err = soft()
+    assert code == 1
+    assert err.startswith("vmm-reference: this is a bug in vmm-reference: ZeroDivisionError")
+    assert "Traceback" not in err
+    assert "Traceback" in soft("-vv")[2]
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-flag"], ["--memory"], ["extra"], ["--mem", "x"]])
+def test_usage_is_one_line(capsys, arguments):
+    """What the parser refuses is one line, and flags are not guessed from abbreviations."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("vmm-reference: ")
+    assert err.count("\n") == 1
+
+
+def test_version_lists_the_packages(capsys):
+    """--version names this package and those that it is made of."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[0] == "vmm-reference"
+    assert {"kvm-ioctls", "linux-loader", "vm-memory"} <= set(names)
+
+
+def test_log_goes_to_the_file(soft, tmp_path):
+    """With a log file stderr stays silent."""
+    path = tmp_path / "log"
+    code, _out, err = soft("-v", "--log-file", str(path), "--serial", "null", kernel=POWER_OFF)
+    assert (code, err) == (0, "")
+    assert "built in" in path.read_text()
+
+
+LISTED = """
+import sys
+import {module}
+print("\\n".join(sys.modules))
+"""
+
+
+def loaded_by(module):
+    command = [sys.executable, "-c", LISTED.format(module=module)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_package_alone_loads_nothing():
+    """Importing the package does not import what runs machines."""
+    assert not {"kvm_ioctls", "soft_kvm", "argparse"} & loaded_by("vmm_reference")
+
+
+def test_command_line_loads_no_hypervisor():
+    """Help, and a misspelt flag, are answered without what runs machines."""
+    modules = loaded_by("vmm_reference.cli")
+    assert not {"kvm_ioctls", "soft_kvm", "vm_memory", "linux_loader", "logging"} & modules
+
+
+def test_machine_loads_no_more_than_it_uses():
+    """The emulator, the guest's fetching and the probe are loaded only when they are used."""
+    modules = loaded_by("vmm_reference.vm")
+    unused = {"soft_kvm", "unicorn", "vmm_reference.guest_assets", "vmm_reference.probe"}
+    assert not (unused | {"asyncio", "subprocess", "urllib.request", "ssl"}) & modules
