@@ -17,17 +17,6 @@ from __future__ import annotations
 
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
 from vmm_reference.guest_assets.guest import GuestImage, default_guest
-
-
-def exec_overlay(command: str) -> bytes:
-    """The archive to append to the initramfs so that the guest runs `command` and powers off.
-
-    Raises:
-        GuestAssetsError: the command holds a NUL or is longer than one argument may be.
-    """
-    from vmm_reference.guest_assets import initramfs  # noqa: PLC0415  # cpio only when needed
-
-    return initramfs.exec_overlay(command)
-
+from vmm_reference.guest_assets.overlay import exec_overlay
 
 __all__ = ["Cause", "GuestAssetsError", "GuestImage", "default_guest", "exec_overlay"]

@@ -13,14 +13,15 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmm_reference.guest_assets.cache import disk_full
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
 
-Log = Callable[[str], None]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _QUERY_SECONDS = 60
 _UPDATE_SECONDS = 180
@@ -45,16 +46,11 @@ APT::Architectures { "amd64"; };
 
 # What apt says, and what that means. The first match counts.
 _SYMPTOMS: Sequence[tuple[str, Cause]] = (
-    (r"No space left on device|don't have enough free space|Disk quota exceeded", Cause.DISK_FULL),
-    (
-        r"resolving|resolve|Unable to connect|onnection (failed|refused|timed out|reset)"
-        r"|Network is unreachable|Could not connect|No route to host|Could not wait for server fd"
-        r"|proxy",
-        Cause.NO_NETWORK,
-    ),
-    (r"Unable to locate package|No packages found|has no installation candidate"
-     r"|Can't find a source|Can't select candidate", Cause.UNKNOWN_PACKAGE),
-)  # fmt: skip
+    ("No space left on device|don't have enough free space|quota exceeded", Cause.DISK_FULL),
+    ("resolv|onnection (failed|refused|timed out|reset)|onnection to .* failed", Cause.NO_NETWORK),
+    ("nable to connect|ould not connect|etwork is unreachable|No route to", Cause.NO_NETWORK),
+    ("Unable to locate package|No packages found|Version .* was not found", Cause.UNKNOWN_PACKAGE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +132,12 @@ class Apt:
 
 
 def system_lists(folder: Path) -> Apt:
-    """apt with the system's own lists; `folder` receives a configuration file."""
+    """Use the system's own lists; `folder` receives a configuration file."""
     return _with_config(folder, "system.conf", _COMMON_CONFIG, private=False)
 
 
 def private_lists(folder: Path) -> Apt:
-    """apt with lists of its own below `folder`, to be filled by `update`."""
+    """Use lists of our own below `folder`, to be filled by `update`."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "state" / "status").touch()
@@ -221,7 +217,7 @@ def _error(cause: Cause, action: str, stderr: str, where: Path) -> GuestAssetsEr
 
 def _paragraphs(text: str) -> list[Mapping[str, str]]:
     """Paragraphs of `Key: value` lines (deb822(5)); continuation lines are dropped."""
-    result = []
+    result: list[Mapping[str, str]] = []
     for block in re.split(r"\n\s*\n", text):
         pairs = (line.split(":", 1) for line in block.splitlines() if re.match(r"[\w-]+:", line))
         fields = {key: value.strip() for key, value in pairs}

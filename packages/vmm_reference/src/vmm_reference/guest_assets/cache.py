@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+_UNFINISHED = ".new-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -52,6 +52,14 @@ class Stamp:
     sha256: str
     size: int
     mtime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Files that belong together, by their roles, and facts about them."""
+
+    facts: Mapping[str, str]
+    files: Mapping[str, Stamp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +106,19 @@ class Cache:
         with self.errors():
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            fd, temporary = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+            temporary = target.with_name(f"{_UNFINISHED}{os.getpid()}-{target.name}")
             try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(data)
-                    os.fchmod(fd, 0o644)
-                os.replace(temporary, target)  # noqa: PTH105
+                temporary.write_bytes(data)
+                temporary.replace(target)
             except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)  # noqa: PTH108
+                temporary.unlink(missing_ok=True)
                 raise
             return self.stamp(path)
 
     def stamp(self, path: str) -> Stamp:
         """The stamp of the file at `path` as it is now; reads all of it."""
+        import hashlib  # noqa: PLC0415  # takes OpenSSL along; most runs compare no checksum
+
         with self.errors(), (self.root / path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             status = os.fstat(file.fileno())
@@ -129,24 +136,61 @@ class Cache:
             return True
         return self.stamp(stamp.path).sha256 == stamp.sha256
 
-    def save(self, name: str, facts: Mapping[str, str], files: Mapping[str, Stamp]) -> None:
-        """Write the manifest `name`: which files belong together, and what is known of them."""
-        record = {"facts": dict(facts), "files": {key: asdict(files[key]) for key in files}}
-        self.write(name, json.dumps(record, indent=1).encode())
+    def sweep(self, folder: str, keep: Collection[str]) -> None:
+        """Remove the files below `folder` that are not in `keep`, and folders left empty.
 
-    def load(
-        self, name: str, *, thorough: bool = False
-    ) -> tuple[dict[str, str], dict[str, Stamp]] | None:
-        """The facts and files of the manifest `name`; None unless all of it is there and intact."""
+        To be called with the lock held: it takes what others have not finished, too.
+
+        Args:
+            folder: relative to the cache, as are the paths in `keep`.
+            keep: files that stay.
+        """
+        kept = {self.root / path for path in keep}
+        with contextlib.suppress(OSError):
+            for path in sorted((self.root / folder).rglob("*"), reverse=True):
+                if path.is_dir():
+                    with contextlib.suppress(OSError):  # not empty
+                        path.rmdir()
+                elif path not in kept:
+                    path.unlink()
+
+    def save(self, name: str, facts: Mapping[str, str], files: Mapping[str, Stamp]) -> None:
+        """Write the manifest `name`: which files belong together, and what is known of them.
+
+        One line each, fields separated by tabs: a fact's name and text, a file's name and stamp.
+        """
+        rows: list[tuple[str, ...]] = [("fact", *fact) for fact in facts.items()]
+        for key, stamp in files.items():
+            rows.append(("file", key, stamp.sha256, str(stamp.size), str(stamp.mtime), stamp.path))
+        self.write(name, "".join("\t".join(row) + "\n" for row in rows).encode())
+
+    def load(self, name: str, *, thorough: bool = False) -> Manifest | None:
+        """The manifest `name`; None unless it and all its files are there and intact."""
+        facts: dict[str, str] = {}
+        files: dict[str, Stamp] = {}
         try:
-            record: Any = json.loads((self.root / name).read_bytes())
-            facts = {str(key): str(value) for key, value in record["facts"].items()}
-            files = {str(key): Stamp(**value) for key, value in record["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            for line in (self.root / name).read_text().splitlines():
+                match line.split("\t"):
+                    case "fact", key, text:
+                        facts[key] = text
+                    case "file", key, digest, size, mtime, path:
+                        files[key] = Stamp(path, digest, int(size), int(mtime))
+                    case _:
+                        return None
+        except (OSError, ValueError):
             return None
-        if all(self.is_intact(stamp, thorough=thorough) for stamp in files.values()):
-            return facts, files
-        return None
+        if not all(self.is_intact(stamp, thorough=thorough) for stamp in files.values()):
+            return None
+        self._restamp(name, facts, files)
+        return Manifest(facts, files)
+
+    def _restamp(self, name: str, facts: Mapping[str, str], files: dict[str, Stamp]) -> None:
+        """Note the times of intact files in a copied cache, so that it is read only once."""
+        times = {key: (self.root / files[key].path).stat().st_mtime_ns for key in files}
+        if any(times[key] != files[key].mtime for key in files):
+            files.update({key: replace(files[key], mtime=times[key]) for key in files})
+            with contextlib.suppress(GuestAssetsError):  # a cache may be read-only
+                self.save(name, facts, files)
 
 
 def disk_full(where: Path) -> GuestAssetsError:

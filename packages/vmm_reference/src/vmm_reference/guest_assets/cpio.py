@@ -12,8 +12,11 @@ the same input gives the same bytes.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"

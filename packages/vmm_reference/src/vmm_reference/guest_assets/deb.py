@@ -11,12 +11,14 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER_SIZE = 60
@@ -128,23 +130,21 @@ def _open_tar(package: Path, suffix: str, window: _Window) -> Iterator[tarfile.T
     else:
         raise GuestAssetsError(
             Cause.BAD_PACKAGE,
-            f"{package.name} is compressed as {suffix.lstrip('.')}, which this Python cannot unpack",
+            f"{package.name} is compressed as {suffix[1:]}, which this Python cannot unpack",
             "pip install zstandard, or pass --kernel and --initramfs",
         )
 
 
-def _zstd_reader(source: IO[bytes]) -> IO[bytes] | None:
+def _zstd_reader(source: _Window) -> IO[bytes] | None:
     """A decompressing reader from whichever zstd module there is (3.14 has its own)."""
     with contextlib.suppress(ImportError):
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
-        reader: IO[bytes] = zstd.ZstdFile(source)
-        return reader
+        return cast("IO[bytes]", zstd.ZstdFile(source))
     with contextlib.suppress(ImportError):
         import zstandard  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
-        reader = zstandard.ZstdDecompressor().stream_reader(source)
-        return reader
+        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(source))
     return None
 
 

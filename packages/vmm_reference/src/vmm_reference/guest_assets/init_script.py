@@ -16,12 +16,12 @@ sysfs /sys sysfs defaults 0 0
 devtmpfs /dev devtmpfs mode=0755 0 0
 """
 
-PASSWD = """\
+ACCOUNTS = """\
 root:x:0:0:root:/root:/bin/sh
 nobody:x:65534:65534:nobody:/:/bin/false
 """
 
-GROUP = """\
+GROUPS = """\
 root:x:0:
 nogroup:x:65534:
 """
@@ -41,14 +41,13 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # /etc/fstab, so that one process mounts them all.
 mount -a
 
-# `poweroff`, `reboot` and `halt` without -f send these signals to PID 1. What the command has
-# written so far goes out first: stty waits until the port is empty.
-drain() {
-    stty raw -echo </dev/ttyS1
-    stty raw -echo </dev/ttyS2
-}
+# Names that programs expect: /dev/fd, stdin, stdout, stderr, folders to mount on, and /sbin.
+cp -a /etc/py-vmm/late/. /
+
+# `poweroff`, `reboot` and `halt` without -f send these signals to PID 1. What a command has
+# written so far goes out first.
 leave() {
-    [ -e /etc/py-vmm/exec ] && drain
+    [ -e /etc/py-vmm/exec ] && raw-ports
     exec "$1" -f
 }
 trap 'leave poweroff' USR2
@@ -77,8 +76,6 @@ for device in /sys/bus/virtio/devices/*; do
 done
 [ -n "$drivers" ] && modprobe -aq $drivers
 
-# From now on the kernel may ask for modules by itself (mount -t iso9660).
-echo /bin/modprobe >/proc/sys/kernel/modprobe
 echo py-vmm >/proc/sys/kernel/hostname
 cd /root
 
@@ -86,19 +83,20 @@ cd /root
 # the signals above at once (a shell that waits for a child in the foreground does not) while the
 # child keeps the default action for SIGINT (one in the background would not).
 if [ -e /etc/py-vmm/exec ]; then
-    drain
+    exec 3>/dev/ttyS1 4>/dev/ttyS2 5>/dev/ttyS3
+    raw-ports
     IFS= read -r -d '' command </etc/py-vmm/exec
-    exec 4>/dev/ttyS1 5>/dev/ttyS2
     read -r status < <(
         trap - USR1 USR2 TERM
-        sh -c "$command" </dev/null >&4 2>&5 4>&- 5>&-
+        # The shell reports a killed child on its own stderr; hence the inner parentheses, too.
+        exec 2>/dev/null
+        (exec sh -c "$command" </dev/null >&3 2>&4 3>&- 4>&- 5>&-)
         echo $?
     )
-    # Closing a port waits until what was written is sent, but not for ever; stty does.
-    drain
-    stty raw -echo </dev/ttyS3
-    echo "$status" >/dev/ttyS3
-    stty raw -echo </dev/ttyS3
+    # Run again, it waits until the ports are empty. Closing the last one waits for its line.
+    raw-ports
+    echo "$status" >&5
+    exec 5>&-
 else
     read -r cmdline </proc/cmdline
     rows= cols=
@@ -109,7 +107,6 @@ else
         esac
     done
     [ -n "$rows" ] && [ -n "$cols" ] && stty rows "$rows" cols "$cols"
-    mkdir -p /dev/pts /dev/shm
     mount -t devpts devpts /dev/pts
     mount -t tmpfs tmpfs /dev/shm
     ip link set lo up

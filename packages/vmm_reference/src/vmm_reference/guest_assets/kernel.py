@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmm_reference.guest_assets import deb
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
@@ -22,6 +22,9 @@ from vmm_reference.guest_assets.modules import (
     module_name,
     parse_module,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 # Drivers of the devices that this VMM has or will have; those that a kernel has built in or does
 # not know are skipped. About 1.1 MB with what they depend on (Debian 12, kernel 6.1).
@@ -118,7 +121,9 @@ def _parse(path: str, data: bytes) -> Module:
 
 
 def _busybox_of(package: Path) -> bytes:
-    for member in deb.read_members(package, lambda path: path in {"bin/busybox", "usr/bin/busybox"}):
+    for member in deb.read_members(
+        package, lambda path: path in {"bin/busybox", "usr/bin/busybox"}
+    ):
         return member.data
     raise GuestAssetsError(Cause.BAD_PACKAGE, f"{package.name} holds no busybox")
 

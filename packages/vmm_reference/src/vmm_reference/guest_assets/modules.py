@@ -11,9 +11,12 @@ import bz2
 import gzip
 import lzma
 import struct
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _ELF_MAGIC = b"\x7fELF"
 _ELF64_LITTLE = b"\x02\x01"
