@@ -33,7 +33,7 @@ def test_defaults():
     assert config.payload.kernel is None
 
 
-@given(st.integers(1, 1 << 34).map(lambda pages: pages * 4096))
+@given(st.integers(512, 1 << 34).map(lambda pages: pages * 4096))
 def test_memory_round_trip(size):
     """A memory configuration's text is read back as the same configuration."""
     assert MemoryConfig.parse(str(MemoryConfig(size))) == MemoryConfig(size)
@@ -58,7 +58,9 @@ def test_serial_mode_round_trip(text):
     assert str(SerialConfig.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["size=0", "size=4095", "size=65T", "size=1"])
+@pytest.mark.parametrize(
+    "text", ["size=0", "size=4K", "size=2047K", "size=4095", "size=65T", "size=1"]
+)
 def test_impossible_memory(text):
     """No memory, a part of a page, and more than processors address are refused."""
     with pytest.raises(OptionError, match="--memory"):

@@ -16,6 +16,8 @@ from vmm_reference.errors import OptionError
 from vmm_reference.options import Options, format_size
 
 PAGE_SIZE = 4096
+_MIN_MEMORY = 2 << 20
+"""The boot structures and the ACPI tables fill the first MiB."""
 _MAX_MEMORY = 1 << 46
 """64 TiB: what the 46 physical address bits of common x86 processors can name."""
 _MAX_CPUS = 255
@@ -43,7 +45,7 @@ class MemoryConfig:
     """Guest memory.
 
     Attributes:
-        size: bytes; a positive multiple of 4 KiB.
+        size: bytes; a multiple of 4 KiB, at least 2 MiB.
     """
 
     size: int = 512 << 20
@@ -55,6 +57,8 @@ class MemoryConfig:
             raise OptionError(
                 "--memory", text, "a virtual machine needs some memory, e.g. size=512M"
             )
+        if self.size < _MIN_MEMORY:
+            raise OptionError("--memory", text, "too little for any kernel; at least size=2M")
         if self.size % PAGE_SIZE:
             raise OptionError("--memory", text, "the size must be a multiple of 4K")
         if self.size > _MAX_MEMORY:

@@ -57,11 +57,11 @@ class InputFileError(UsageError):
     Attributes:
         flag: the flag that named it, e.g. ``--kernel``.
         path: the file.
-        reason: why not.
+        reason: what is wrong with it, the rest of a sentence that begins with it.
     """
 
     def __init__(self, flag: str, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"{flag} {path}: {reason}")
+        super().__init__(f"{flag} {path} {reason}")
         self.flag = flag
         self.path = path
         self.reason = reason

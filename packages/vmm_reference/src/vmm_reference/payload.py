@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from linux_loader import (
     Cmdline,
+    ImageError,
     LoadedKernel,
     LoaderError,
     load_cmdline,
@@ -178,8 +179,10 @@ def load(
 def _load_kernel(payload: Payload, memory: GuestMemory) -> LoadedKernel:
     try:
         return load_kernel(memory, payload.kernel, high_ram_start=layout.HIGH_RAM_START)
+    except ImageError as error:
+        raise InputFileError("--kernel", payload.kernel, error.problem) from error
     except LoaderError as error:
-        raise InputFileError("--kernel", payload.kernel, str(error)) from error
+        raise UsageError(f"--kernel: {error}") from error
 
 
 def _load_initramfs(
@@ -195,5 +198,9 @@ def _load_initramfs(
             lowest=layout.HIGH_RAM_START,
             avoid=[(kernel.start, kernel.end)],
         )
+    except ImageError as error:
+        if isinstance(payload.initramfs, bytes):
+            raise
+        raise InputFileError("--initramfs", payload.initramfs, error.problem) from error
     except LoaderError as error:
         raise UsageError(f"--initramfs: {error}") from error
