@@ -87,3 +87,7 @@ def breakdown(total: float, output: bytes) -> Measures:
     """Split the total at the moment when the guest's script began, told by the guest's clock."""
     uptime = float(output.split()[0])
     return {"total": total, "guest uptime": uptime, "around": total - uptime}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 GENERATED = HERE / "_generated"
 PACKAGES = sorted(path.name for path in (HERE.parent / "packages").iterdir() if path.is_dir())
+COLON = "\ue000"
 FOREIGN = {"cffi", "_cffi_backend", "typing_extensions", "_typeshed", "unicorn", "elftools"}
 
 project = "py-vmm"
@@ -88,13 +89,20 @@ def ease_docstring(
     It reads a colon in the first line of a property as the end of a type, and `a, b: meaning` in a
     list of attributes as a type and a name.
     """
-    if what in {"property", "attribute", "data"} and lines and ":" in lines[0]:
-        lines.insert(0, "")
+    if what in {"property", "attribute", "data"} and lines:
+        lines[0] = lines[0].replace(":", COLON)
     for number in reversed(range(len(lines))):
         match = re.fullmatch(r"(\s+)([a-z_0-9]+(?:, [a-z_0-9]+)+): (.*)", lines[number])
         if match:
             names = match[2].split(", ")
             lines[number : number + 1] = [f"{match[1]}{name}: {match[3]}" for name in names]
+
+
+def restore_colons(
+    _app: Sphinx, _what: str, _name: str, _thing: object, _options: object, lines: list[str]
+) -> None:
+    """Undo, after napoleon, what `ease_docstring` did before it."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def resolve_elsewhere(
@@ -118,14 +126,11 @@ def resolve_elsewhere(
 
 
 def _exists(target: str) -> bool:
-    """Whether a dotted name is something real in one of our modules, though it is not exported."""
+    """Whether a name is something real in one of our modules, though its package keeps it inside."""
     module, _, name = target.rpartition(".")
-    if module.split(".")[0] not in PACKAGES:
-        return False
-    try:
-        return hasattr(importlib.import_module(module), name)
-    except ImportError:
-        return False
+    inside = [module] if module else list(sys.modules)
+    ours = [sys.modules.get(part) for part in inside if part.split(".")[0] in PACKAGES]
+    return any(hasattr(part, name) for part in ours)
 
 
 def _exported(env: BuildEnvironment, target: str) -> str | None:
@@ -155,4 +160,5 @@ def setup(app: Sphinx) -> None:
     """Connect what is above."""
     app.connect("builder-inited", write_generated_pages)
     app.connect("autodoc-process-docstring", ease_docstring, priority=400)
+    app.connect("autodoc-process-docstring", restore_colons, priority=600)
     app.connect("missing-reference", resolve_elsewhere)
