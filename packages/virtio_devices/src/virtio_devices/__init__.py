@@ -1,0 +1,95 @@
+"""Virtio for virtual machine monitors: queues, transports and devices, in three parts.
+
+* A *queue* (`SplitQueue`) gives out requests from rings in guest memory and takes them back.
+* A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
+* A *transport* (`MmioTransport`) puts a device behind registers that a driver finds.
+
+A device does not know its transport, and a transport does not know its device's requests:
+
+>>> from vm_memory import GuestMemory
+>>> from virtio_devices.testing import InterruptCounter
+>>> memory = GuestMemory.from_ranges([(0, 0x10000)])
+>>> transport = MmioTransport(Rng(), memory, InterruptCounter(), kick=print)
+>>> magic = bytearray(4)
+>>> transport.read(0, memoryview(magic))
+>>> magic
+bytearray(b'virt')
+
+What a guest's driver may do wrong is a `DriverViolation` that names the clause of VIRTIO 1.2;
+a running device that meets one asks its driver for a reset. `virtio_devices.testing` is the
+driver's side, for tests of devices.
+"""
+
+from virtio_devices.device import Device
+from virtio_devices.errors import (
+    BufferOutsideMemory,
+    DeviceFailed,
+    DeviceViolation,
+    DriverViolation,
+    FeatureViolation,
+    InvalidAvailableIndex,
+    InvalidChain,
+    InvalidHead,
+    InvalidIndirectTable,
+    InvalidQueueLayout,
+    QueueError,
+    QueueSetupViolation,
+    RequestTooShort,
+    StatusViolation,
+    VirtioError,
+    VirtioUsageError,
+)
+from virtio_devices.features import DeviceId, Feature
+from virtio_devices.interrupt import DeviceInterrupt, Interrupt
+from virtio_devices.queue import (
+    DescriptorChain,
+    Queue,
+    Reader,
+    SplitLayout,
+    SplitQueue,
+    Writer,
+    serve,
+)
+from virtio_devices.rng import Rng
+from virtio_devices.transport import (
+    MMIO_SIZE,
+    QUEUE_NOTIFY_OFFSET,
+    DeviceStatus,
+    MmioTransport,
+)
+
+__all__ = [
+    "MMIO_SIZE",
+    "QUEUE_NOTIFY_OFFSET",
+    "BufferOutsideMemory",
+    "DescriptorChain",
+    "Device",
+    "DeviceFailed",
+    "DeviceId",
+    "DeviceInterrupt",
+    "DeviceStatus",
+    "DeviceViolation",
+    "DriverViolation",
+    "Feature",
+    "FeatureViolation",
+    "Interrupt",
+    "InvalidAvailableIndex",
+    "InvalidChain",
+    "InvalidHead",
+    "InvalidIndirectTable",
+    "InvalidQueueLayout",
+    "MmioTransport",
+    "Queue",
+    "QueueError",
+    "QueueSetupViolation",
+    "Reader",
+    "RequestTooShort",
+    "Rng",
+    "SplitLayout",
+    "SplitQueue",
+    "StatusViolation",
+    "VirtioError",
+    "VirtioUsageError",
+    "Writer",
+    "serve",
+]

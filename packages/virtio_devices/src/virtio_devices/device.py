@@ -1,0 +1,87 @@
+"""What a virtio device is to a transport.
+
+A device offers features, a configuration space and queues, and processes requests. It does
+not know how a driver reaches its registers, nor which kind of ring a queue has.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Protocol
+
+    from virtio_devices.interrupt import DeviceInterrupt
+    from virtio_devices.queue.interface import Queue
+    from vm_memory import GuestMemory
+else:
+    Protocol = object
+
+
+class Device(Protocol):
+    """A virtio device, without its transport.
+
+    Life: `accept_features` (the driver proposes), `activate` (DRIVER_OK), `process_queue` any
+    number of times, `reset`, and from the start again. A transport makes these calls one at a
+    time. `reset` may come at any point, also twice.
+    """
+
+    @property
+    def device_id(self) -> int:
+        """The device type (virtio 1.2 §5)."""
+
+    @property
+    def features(self) -> int:
+        """The bits of the device type that are offered; the transport adds those of rings."""
+
+    @property
+    def queue_sizes(self) -> Sequence[int]:
+        """The largest size of each queue, in entries, powers of 2."""
+
+    @property
+    def config(self) -> bytes:
+        """The whole configuration space as the driver shall see it now.
+
+        A change makes a new object: a change in place would show a driver half of it. Any
+        thread may ask, at any time.
+        """
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Take what the driver wrote into the configuration space, wholly inside of it.
+
+        Any offset and length: ignore what is no writable field. Called at any time.
+        """
+
+    def accept_features(self, features: int) -> bool:
+        """Whether the device can work with this subset, all of it offered (virtio 1.2 §2.2.2)."""
+
+    def activate(
+        self, memory: GuestMemory, queues: Mapping[int, Queue], interrupt: DeviceInterrupt
+    ) -> None:
+        """Start to work.
+
+        Args:
+            memory: the guest's memory.
+            queues: the queues that the driver set up, by index; some may be missing.
+            interrupt: how to reach the driver until the next reset.
+
+        Raises:
+            DeviceFailed: the host cannot give the device what it needs.
+        """
+
+    def process_queue(self, index: int) -> bool:
+        """Work off what is available in one queue, in bounded time.
+
+        Called after a driver's notification, and spuriously. A device with a thread of its own
+        wakes that.
+
+        Returns:
+            Whether more work is left: the caller comes again soon, without a notification.
+
+        Raises:
+            DriverViolation: the queue or a request breaks the rules, beyond the device's repair.
+            DeviceFailed: the host failed the device.
+        """
+
+    def reset(self) -> None:
+        """Forget queues, interrupt and features; no guest memory is touched once it returns."""

@@ -1,0 +1,21 @@
+"""Virtqueues, the device's side: rings in guest memory that carry requests.
+
+A `Queue` gives out `DescriptorChain` objects and takes them back. `SplitQueue` is the split
+format (virtio 1.2 §2.7). Nothing here knows devices or transports.
+"""
+
+from virtio_devices.queue.chain import DescriptorChain, Reader, Writer
+from virtio_devices.queue.interface import Queue
+from virtio_devices.queue.layout import SplitLayout
+from virtio_devices.queue.serve import serve
+from virtio_devices.queue.split import SplitQueue
+
+__all__ = [
+    "DescriptorChain",
+    "Queue",
+    "Reader",
+    "SplitLayout",
+    "SplitQueue",
+    "Writer",
+    "serve",
+]

@@ -1,0 +1,169 @@
+"""One request: the buffers of a descriptor chain, as two streams of bytes.
+
+A device reads the readable bytes in order and writes the writable ones in order. Where one
+buffer ends and the next begins means nothing (virtio 1.2 §2.7.4.1), so no device sees it.
+
+A chain was checked when it was popped: all of it is guest memory.
+"""
+
+from __future__ import annotations
+
+from virtio_devices.errors import RequestTooShort
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vm_memory import GuestMemory
+
+    Buffer = tuple[int, int]  # guest physical address, bytes
+
+
+class _Cursor:
+    """A position in a sequence of buffers."""
+
+    __slots__ = ("_buffers", "_index", "_offset", "remaining", "size")
+
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        self._buffers = buffers
+        self._index = 0
+        self._offset = 0
+        self.size = sum([size for _address, size in buffers])
+        self.remaining = self.size
+
+    def take(self, size: int) -> list[Buffer]:
+        """The next `size` bytes as pieces, none of them empty; the position moves behind them."""
+        if not 0 <= size <= self.remaining:
+            raise RequestTooShort(size, self.remaining)
+        self.remaining -= size
+        pieces = []
+        while size:
+            address, length = self._buffers[self._index]
+            piece = min(size, length - self._offset)
+            if piece:
+                pieces.append((address + self._offset, piece))
+            self._offset += piece
+            size -= piece
+            if self._offset == length:
+                self._index += 1
+                self._offset = 0
+        return pieces
+
+
+class Reader:
+    """The readable bytes of a chain, from first to last.
+
+    What it returns is a copy: the guest may change its memory at any time, so a device checks
+    and uses the same copy. `views` is for bulk data that is passed on unchecked.
+    """
+
+    __slots__ = ("_cursor", "_memory")
+
+    def __init__(self, memory: GuestMemory, buffers: Sequence[Buffer]) -> None:
+        self._memory = memory
+        self._cursor = _Cursor(buffers)
+
+    @property
+    def size(self) -> int:
+        """All readable bytes of the chain."""
+        return self._cursor.size
+
+    @property
+    def remaining(self) -> int:
+        """Readable bytes that were not taken yet."""
+        return self._cursor.remaining
+
+    def read(self, size: int) -> bytes:
+        """Copy the next `size` bytes; a guest chooses how many there are, so bound `size`.
+
+        Raises:
+            RequestTooShort: fewer are left; nothing was taken.
+        """
+        pieces = self._cursor.take(size)
+        return b"".join([self._memory.read(address, length) for address, length in pieces])
+
+    def views(self, size: int) -> list[memoryview]:
+        """The next `size` bytes themselves, without a copy, for ``pwritev`` and its like.
+
+        Raises:
+            RequestTooShort: fewer are left; nothing was taken.
+        """
+        return _views(self._memory, self._cursor.take(size))
+
+
+class Writer:
+    """The writable bytes of a chain, from first to last."""
+
+    __slots__ = ("_cursor", "_memory")
+
+    def __init__(self, memory: GuestMemory, buffers: Sequence[Buffer]) -> None:
+        self._memory = memory
+        self._cursor = _Cursor(buffers)
+
+    @property
+    def size(self) -> int:
+        """All writable bytes of the chain."""
+        return self._cursor.size
+
+    @property
+    def remaining(self) -> int:
+        """Writable bytes that were not taken yet."""
+        return self._cursor.remaining
+
+    @property
+    def written(self) -> int:
+        """Bytes written so far, views included: what `Queue.add_used` wants."""
+        return self._cursor.size - self._cursor.remaining
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data` (items of one byte) into the guest.
+
+        Raises:
+            RequestTooShort: less room is left; nothing was written.
+        """
+        source = memoryview(data)
+        position = 0
+        for address, length in self._cursor.take(len(source)):
+            self._memory.write(address, source[position : position + length])
+            position += length
+
+    def views(self, size: int) -> list[memoryview]:
+        """The next `size` bytes themselves, to be filled by ``preadv`` and its like.
+
+        Raises:
+            RequestTooShort: less room is left; nothing was taken.
+        """
+        return _views(self._memory, self._cursor.take(size))
+
+
+class DescriptorChain:
+    """A request that the driver made available.
+
+    Attributes:
+        head: index of its first descriptor, by which the driver knows it.
+        reader: the bytes that the device may read.
+        writer: the bytes that the device may write.
+    """
+
+    __slots__ = ("head", "reader", "writer")
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        head: int,
+        readable: Sequence[Buffer],
+        writable: Sequence[Buffer],
+    ) -> None:
+        self.head = head
+        self.reader = Reader(memory, readable)
+        self.writer = Writer(memory, writable)
+
+    def __repr__(self) -> str:
+        return (
+            f"<DescriptorChain head={self.head} readable={self.reader.size:#x} "
+            f"writable={self.writer.size:#x}>"
+        )
+
+
+def _views(memory: GuestMemory, pieces: list[Buffer]) -> list[memoryview]:
+    return [view for address, size in pieces for view in memory.iovec(address, size)]

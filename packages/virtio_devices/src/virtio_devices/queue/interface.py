@@ -1,0 +1,53 @@
+"""What a device needs of a virtqueue, whichever format the rings have."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from virtio_devices.queue.chain import DescriptorChain
+else:
+    Protocol = object
+
+
+class Queue(Protocol):
+    """One virtqueue, from activation to reset; used by one thread at a time."""
+
+    @property
+    def size(self) -> int:
+        """Entries, the most chains that can be in flight."""
+
+    def pop(self) -> DescriptorChain | None:
+        """Take the next available chain, or None if there is none or the queue was stopped.
+
+        Raises:
+            QueueError: the driver's rings or descriptors break a rule. Nothing was taken; the
+                next call meets the same fault.
+        """
+
+    def add_used(self, chain: DescriptorChain, written: int) -> None:
+        """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
+
+        Args:
+            chain: one that `pop` returned and that was not given back yet.
+            written: bytes from the beginning of the writable buffers that are filled.
+
+        Raises:
+            VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
+        """
+
+    def needs_notification(self) -> bool:
+        """Whether the driver must be told of what was added since the last call."""
+
+    def enable_notification(self) -> bool:
+        """Ask the driver for a notification of its next chain; True if one is there already.
+
+        On True the notification may never come: take the chain first.
+        """
+
+    def disable_notification(self) -> None:
+        """Advise the driver to send no notifications for now; it may send some nevertheless."""
+
+    def stop(self) -> None:
+        """Touch guest memory no more (reset, or the driver stopped the queue); from any thread."""

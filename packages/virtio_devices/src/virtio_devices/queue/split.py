@@ -1,0 +1,206 @@
+"""The device's side of a split virtqueue (virtio 1.2 §2.7).
+
+Indices are the device's own: what the driver writes into the used ring, or writes back into
+its own rings later, is never believed. Memory order: see `virtio_devices.queue.ordering`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from virtio_devices.errors import InvalidAvailableIndex, InvalidHead, VirtioUsageError
+from virtio_devices.queue.descriptors import ChainWalker
+from virtio_devices.queue.layout import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
+from virtio_devices.queue.notification import crosses_event
+from virtio_devices.queue.ordering import Fence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from virtio_devices.queue.chain import DescriptorChain
+    from virtio_devices.queue.layout import SplitLayout
+    from vm_memory import GuestMemory
+
+_used_element = struct.Struct("<II")  # id, len (virtio 1.2 §2.7.8)
+_UINT32_MAX = 0xFFFF_FFFF
+
+
+class SplitQueue:
+    """Takes chains from the available ring and gives them back in the used ring.
+
+    One thread at a time uses it, except for `stop`.
+
+    Args:
+        memory: guest memory that holds the rings and all buffers.
+        layout: where the rings are.
+        event_idx: whether EVENT_IDX was negotiated.
+        indirect: whether INDIRECT_DESC was negotiated.
+
+    Raises:
+        InvalidQueueLayout: the rings cannot be used.
+    """
+
+    __slots__ = (
+        "_added",
+        "_event_idx",
+        "_fence",
+        "_in_flight",
+        "_layout",
+        "_memory",
+        "_next_avail",
+        "_next_used",
+        "_running",
+        "_walker",
+    )
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        layout: SplitLayout,
+        *,
+        event_idx: bool = False,
+        indirect: bool = False,
+    ) -> None:
+        layout.check(memory)
+        self._memory = memory
+        self._layout = layout
+        self._event_idx = event_idx
+        self._walker = ChainWalker(memory, layout.descriptor_table, layout.size, indirect=indirect)
+        self._fence = Fence()
+        self._in_flight: set[int] = set()
+        self._next_avail = 0
+        self._next_used = 0
+        self._added = 0  # since the driver was last considered for a notification
+        self._running = True
+
+    @property
+    def size(self) -> int:
+        """Entries of the queue."""
+        return self._layout.size
+
+    @property
+    def layout(self) -> SplitLayout:
+        """Where the rings are."""
+        return self._layout
+
+    @property
+    def next_avail(self) -> int:
+        """Free-running 16-bit index of the next chain to take."""
+        return self._next_avail
+
+    @property
+    def next_used(self) -> int:
+        """Free-running 16-bit index of the next used element to write."""
+        return self._next_used
+
+    @property
+    def in_flight(self) -> frozenset[int]:
+        """Heads that were taken and not given back."""
+        return frozenset(self._in_flight)
+
+    def pop(self) -> DescriptorChain | None:
+        """Take the next available chain, or None if there is none or the queue was stopped.
+
+        Raises:
+            QueueError: the driver's rings or descriptors break a rule. Nothing was taken; the
+                next call meets the same fault.
+        """
+        if not self._pending():
+            return None
+        head = self._read_head()
+        chain = self._walker.collect(head)
+        self._next_avail = (self._next_avail + 1) & 0xFFFF
+        self._in_flight.add(head)
+        return chain
+
+    def add_used(self, chain: DescriptorChain, written: int) -> None:
+        """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
+
+        Args:
+            chain: one that `pop` returned and that was not given back yet.
+            written: bytes from the beginning of the writable buffers that are filled. Of 2^32
+                the driver learns 2^32 - 1: the field has no more room, and an underestimate is
+                allowed (virtio 1.2 §2.7.8.2).
+
+        Raises:
+            VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
+        """
+        head = chain.head
+        if head not in self._in_flight:
+            raise VirtioUsageError(f"the chain at head {head} is not in flight")
+        if not 0 <= written <= chain.writer.size:
+            raise VirtioUsageError(
+                f"{written:#x} bytes cannot have been written into {chain.writer.size:#x}"
+            )
+        if not self._running:
+            return
+        self._in_flight.remove(head)
+        layout, memory = self._layout, self._memory
+        element = _used_element.pack(head, min(written, _UINT32_MAX))
+        memory.write(layout.used_entry(self._next_used), element)
+        self._next_used = (self._next_used + 1) & 0xFFFF
+        # After the element: §2.7.8.2. x86-64 keeps stores in order.
+        memory.store(layout.used_idx, self._next_used, 2)
+        self._added += 1
+
+    def needs_notification(self) -> bool:
+        """Whether the driver must be told of what was added since the last call (§2.7.7.2)."""
+        added, self._added = self._added, 0
+        if not added or not self._running:
+            return False
+        self._fence.full()  # the index before the driver's wish
+        layout, memory = self._layout, self._memory
+        if self._event_idx:
+            event = memory.load(layout.used_event, 2)
+            return crosses_event(event, self._next_used, added)
+        return not memory.load(layout.avail_flags, 2) & AVAIL_F_NO_INTERRUPT
+
+    def enable_notification(self) -> bool:
+        """Ask the driver for a notification of its next chain; True if one is there already.
+
+        On True the notification may never come: take the chain first (§2.7.10.2).
+
+        Raises:
+            InvalidAvailableIndex: the available index runs ahead of the ring.
+        """
+        if not self._running:
+            return False
+        if self._event_idx:
+            self._memory.store(self._layout.avail_event, self._next_avail, 2)
+        else:
+            self._memory.store(self._layout.used_flags, 0, 2)
+        self._fence.full()  # the wish before the driver's index
+        return bool(self._pending())
+
+    def disable_notification(self) -> None:
+        """Advise the driver to send no notifications for now.
+
+        With EVENT_IDX there is nothing to do: the event stays where it was, and once passed it
+        asks for nothing (§2.7.10.2 demands flags of 0 then).
+        """
+        if self._running and not self._event_idx:
+            self._memory.store(self._layout.used_flags, USED_F_NO_NOTIFY, 2)
+
+    def stop(self) -> None:
+        """Touch guest memory no more, once a call that is under way has ended; from any thread."""
+        self._running = False
+
+    def _pending(self) -> int:
+        """How many chains are available; read once, checked as read."""
+        if not self._running:
+            return 0
+        index = self._memory.load(self._layout.avail_idx, 2)
+        pending = (index - self._next_avail) & 0xFFFF
+        if pending > self._layout.size:
+            raise InvalidAvailableIndex(index, self._next_avail, self._layout.size)
+        return pending
+
+    def _read_head(self) -> int:
+        """The next head; read once, checked as read."""
+        size = self._layout.size
+        raw = self._memory.read(self._layout.avail_entry(self._next_avail), 2)
+        head = int.from_bytes(raw, "little")
+        if head >= size:
+            raise InvalidHead(head, size, "does not exist", "2.7.13.2")
+        if head in self._in_flight:
+            raise InvalidHead(head, size, "is offered while the device holds it", "2.7.13.1")
+        return head

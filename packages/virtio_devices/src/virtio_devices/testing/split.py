@@ -1,0 +1,270 @@
+"""The driver's side of a split virtqueue (virtio 1.2 §2.7).
+
+It keeps the driver's rules, and judges the device by its own. Tests of a device's defences
+break the rules on purpose with `write_descriptor` and `offer`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from virtio_devices.errors import DeviceViolation, VirtioUsageError
+from virtio_devices.queue.layout import (
+    AVAIL_F_NO_INTERRUPT,
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    DESCRIPTOR_SIZE,
+    USED_F_NO_NOTIFY,
+    SplitLayout,
+)
+from virtio_devices.queue.notification import crosses_event
+from virtio_devices.queue.ordering import Fence
+from virtio_devices.testing.arena import Arena
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vm_memory import GuestMemory
+
+_descriptor = struct.Struct("<QIHH")
+_used_element = struct.Struct("<II")
+
+
+class UsedBuffer:
+    """A chain that came back from the device.
+
+    Attributes:
+        head: index of the chain's first descriptor, as `SplitDriver.add` returned it.
+        data: the bytes that the device says it wrote, from the beginning of the writable part.
+    """
+
+    __slots__ = ("data", "head")
+
+    def __init__(self, head: int, data: bytes) -> None:
+        self.head = head
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"UsedBuffer(head={self.head}, data={self.data!r})"
+
+
+class _Chain:
+    """What the driver must remember of a chain in flight."""
+
+    __slots__ = ("allocations", "descriptors", "writable")
+
+    def __init__(self) -> None:
+        self.allocations: list[int] = []
+        self.descriptors: list[int] = []
+        self.writable: list[tuple[int, int]] = []
+
+
+class SplitDriver:
+    """One split virtqueue with its rings and buffers in a piece of guest memory.
+
+    Args:
+        memory: the guest's memory.
+        base: guest physical address of the piece, a multiple of 16. The rings come first,
+            buffers after them.
+        size: entries of the queue.
+        span: bytes of the piece, rings and buffers together.
+        event_idx: whether EVENT_IDX was negotiated.
+
+    Attributes:
+        layout: where the rings are.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        base: int,
+        size: int,
+        *,
+        span: int = 0x10000,
+        event_idx: bool = False,
+    ) -> None:
+        self.layout = SplitLayout.contiguous(base, size)
+        self.layout.check(memory)
+        self._memory = memory
+        self._event_idx = event_idx
+        self._arena = Arena(self.layout.end, base + span)
+        self._fence = Fence()
+        self._free = list(range(size))
+        self._chains: dict[int, _Chain] = {}
+        self._avail = 0
+        self._used = 0
+        self._added = 0  # since the device was last considered for a kick
+        memory.write(base, bytes(self.layout.end - base))
+
+    @property
+    def in_flight(self) -> frozenset[int]:
+        """Heads of the chains that the device was given and did not give back."""
+        return frozenset(self._chains)
+
+    # Buffers to the device
+
+    def add(
+        self,
+        readable: Sequence[bytes] = (),
+        writable: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+    ) -> int:
+        """Make one request available.
+
+        Args:
+            readable: the readable buffers, one descriptor each.
+            writable: bytes of each writable buffer, zeroed before the device gets them.
+            indirect: put the descriptors into an indirect table (INDIRECT_DESC).
+
+        Returns:
+            The head, by which `collect` names the request when it comes back.
+
+        Raises:
+            VirtioUsageError: no buffers, or not enough free descriptors.
+            MemoryError: no room for the buffers.
+        """
+        count = len(readable) + len(writable)
+        needed = 1 if indirect else count
+        if not count or needed > len(self._free):
+            raise VirtioUsageError(
+                f"{needed} descriptors of {len(self._free)} free ones, {count} buffers"
+            )
+        chain = _Chain()
+        buffers = self._place(chain, readable, writable)
+        chain.descriptors = [self._free.pop(0) for _ in range(needed)]
+        if indirect:
+            self._write_table(chain, buffers)
+        else:
+            table = self.layout.descriptor_table
+            self._write_chain(table, chain.descriptors, buffers)
+        head = chain.descriptors[0]
+        self._chains[head] = chain
+        self.offer(head)
+        return head
+
+    def needs_kick(self) -> bool:
+        """Whether the device wants to be told of what was added since the last call (§2.7.10.1)."""
+        added, self._added = self._added, 0
+        self._fence.full()
+        if not added:
+            return False
+        if self._event_idx:
+            event = self._memory.load(self.layout.avail_event, 2)
+            return crosses_event(event, self._avail, added)
+        return not self._memory.load(self.layout.used_flags, 2) & USED_F_NO_NOTIFY
+
+    # Buffers from the device
+
+    def collect(self) -> list[UsedBuffer]:
+        """Take back what the device is done with, in its order.
+
+        Raises:
+            DeviceViolation: the used ring breaks a rule.
+        """
+        index = self._memory.load(self.layout.used_idx, 2)
+        count = (index - self._used) & 0xFFFF
+        if count > len(self._chains):
+            raise DeviceViolation(
+                f"{count} chains came back of {len(self._chains)} in flight", "2.7.8"
+            )
+        return [self._take_used() for _ in range(count)]
+
+    def disable_interrupts(self) -> None:
+        """Ask the device for no interrupts for now (§2.7.7.1)."""
+        if self._event_idx:
+            self._memory.store(self.layout.used_event, (self._used - 1) & 0xFFFF, 2)
+        else:
+            self._memory.store(self.layout.avail_flags, AVAIL_F_NO_INTERRUPT, 2)
+
+    def enable_interrupts(self, after: int = 1) -> None:
+        """Ask for an interrupt once `after` more chains came back (without EVENT_IDX: any)."""
+        if self._event_idx:
+            self._memory.store(self.layout.used_event, (self._used + after - 1) & 0xFFFF, 2)
+        else:
+            self._memory.store(self.layout.avail_flags, 0, 2)
+        self._fence.full()
+
+    # Rules may be broken here
+
+    def write_descriptor(
+        self, index: int, address: int, size: int, flags: int = 0, following: int = 0
+    ) -> None:
+        """Write one entry of the descriptor table, whatever it says."""
+        entry = self.layout.descriptor_table + DESCRIPTOR_SIZE * index
+        self._memory.write(entry, _descriptor.pack(address, size, flags, following))
+
+    def offer(self, head: int) -> None:
+        """Put any number into the available ring and move the index on."""
+        self._memory.write(self.layout.avail_entry(self._avail), head.to_bytes(2, "little"))
+        self._avail = (self._avail + 1) & 0xFFFF
+        # After the entry: §2.7.13.3.1. x86-64 keeps stores in order.
+        self._memory.store(self.layout.avail_idx, self._avail, 2)
+        self._added += 1
+
+    # Inside
+
+    def _place(
+        self, chain: _Chain, readable: Sequence[bytes], writable: Sequence[int]
+    ) -> list[tuple[int, int, int]]:
+        """Put the buffers into memory: (address, size, flags) of each."""
+        buffers = []
+        for data in readable:
+            address = self._allocate(chain, len(data))
+            self._memory.write(address, data)
+            buffers.append((address, len(data), 0))
+        for size in writable:
+            address = self._allocate(chain, size)
+            self._memory.write(address, bytes(size))
+            chain.writable.append((address, size))
+            buffers.append((address, size, DESC_F_WRITE))
+        return buffers
+
+    def _allocate(self, chain: _Chain, size: int) -> int:
+        try:
+            address = self._arena.allocate(size)
+        except MemoryError:
+            self._release(chain)
+            raise
+        chain.allocations.append(address)
+        return address
+
+    def _release(self, chain: _Chain) -> None:
+        for address in chain.allocations:
+            self._arena.free(address)
+        self._free.extend(chain.descriptors)
+
+    def _write_table(self, chain: _Chain, buffers: list[tuple[int, int, int]]) -> None:
+        size = DESCRIPTOR_SIZE * len(buffers)
+        table = self._allocate(chain, size)
+        self._write_chain(table, range(len(buffers)), buffers)
+        self.write_descriptor(chain.descriptors[0], table, size, DESC_F_INDIRECT)
+
+    def _write_chain(
+        self, table: int, indices: Sequence[int], buffers: list[tuple[int, int, int]]
+    ) -> None:
+        """Write linked descriptors into the entries `indices` of a table."""
+        last = len(buffers) - 1
+        for position, (address, size, flags) in enumerate(buffers):
+            following = 0 if position == last else indices[position + 1]
+            more = 0 if position == last else DESC_F_NEXT
+            entry = table + DESCRIPTOR_SIZE * indices[position]
+            self._memory.write(entry, _descriptor.pack(address, size, flags | more, following))
+
+    def _take_used(self) -> UsedBuffer:
+        raw = self._memory.read(self.layout.used_entry(self._used), _used_element.size)
+        head, length = _used_element.unpack(raw)
+        chain = self._chains.get(head)
+        if chain is None:
+            raise DeviceViolation(f"head {head} came back and was not in flight", "2.7.8")
+        if length > sum([size for _address, size in chain.writable]):
+            raise DeviceViolation(
+                f"{length:#x} bytes were written into head {head}, more than it has", "2.7.8.2"
+            )
+        data = b"".join([self._memory.read(*buffer) for buffer in chain.writable])[:length]
+        del self._chains[head]
+        self._release(chain)
+        self._used = (self._used + 1) & 0xFFFF
+        return UsedBuffer(head, data)

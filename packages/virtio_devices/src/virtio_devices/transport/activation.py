@@ -1,0 +1,91 @@
+"""What lives from DRIVER_OK to the next reset: the queues, and the device's way to its driver.
+
+Its own small lock makes a reset final: once `retire` returned, nothing of this activation
+reaches the driver any more (virtio 1.2 §2.4.1), whatever threads a device still has. The lock
+is never held while a device is called, so a device may join its threads in ``reset``.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from virtio_devices.errors import DeviceFailed, DriverViolation, VirtioError
+    from virtio_devices.queue.interface import Queue
+else:
+    Protocol = object
+
+
+class Events(Protocol):
+    """What a transport does about the two events that a driver can be told of."""
+
+    def used_buffer(self, queue: int) -> None:
+        """Show and signal that the queue with this index has used buffers."""
+
+    def config_change(self) -> None:
+        """Show and signal that the configuration, or DEVICE_NEEDS_RESET, changed."""
+
+
+class Activation:
+    """One life of a device; the `DeviceInterrupt` that the device gets.
+
+    Args:
+        events: where signals go while this activation lives.
+        report: told why the device needs a reset, once.
+    """
+
+    def __init__(self, events: Events, report: Callable[[VirtioError], None]) -> None:
+        self.queues: dict[int, Queue] = {}
+        self.failure: DriverViolation | DeviceFailed | None = None
+        self._events = events
+        self._report = report
+        self._lock = Lock()
+        self._live = True
+
+    @property
+    def running(self) -> bool:
+        """Whether the device may still work."""
+        return self._live and self.failure is None
+
+    def used_buffer(self, queue: int) -> None:
+        """Signal used buffers of one queue."""
+        with self._lock:
+            if self.running:
+                self._events.used_buffer(queue)
+
+    def config_change(self) -> None:
+        """Signal a changed configuration space."""
+        with self._lock:
+            if self._live:
+                self._events.config_change()
+
+    def needs_reset(self, error: DriverViolation | DeviceFailed) -> None:
+        """Stop the queues and show DEVICE_NEEDS_RESET; the first reason stays."""
+        with self._lock:
+            if not self.running:
+                return
+            self.failure = error
+            self._stop_queues()
+            self._events.config_change()
+        self._report(error)
+
+    def stop_queue(self, index: int) -> None:
+        """Take one queue out of service for good."""
+        with self._lock:
+            queue = self.queues.get(index)
+            if queue is not None:
+                queue.stop()
+
+    def retire(self) -> None:
+        """Cut the device off from its driver."""
+        with self._lock:
+            self._live = False
+            self._stop_queues()
+
+    def _stop_queues(self) -> None:
+        for queue in self.queues.values():
+            queue.stop()

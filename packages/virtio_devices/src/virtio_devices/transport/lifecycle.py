@@ -1,0 +1,290 @@
+"""What every transport does alike: status, features, queue set-up, activation, reset.
+
+A driver that breaks the order is refused: its write changes nothing, which it sees by reading
+back, and the VMM may hear of it. What breaks a running device (rings that make no sense, a
+host failure) becomes DEVICE_NEEDS_RESET (virtio 1.2 §2.1.2).
+
+Thread safety: any thread may call anything. One lock serialises what changes the life of the
+device with the device's own work; reads and notifications take no part in it.
+"""
+
+from __future__ import annotations
+
+from threading import Lock, RLock
+
+from virtio_devices.errors import (
+    DeviceFailed,
+    DriverViolation,
+    FeatureViolation,
+    QueueSetupViolation,
+    VirtioUsageError,
+)
+from virtio_devices.features import Feature
+from virtio_devices.queue.layout import MAX_QUEUE_SIZE
+from virtio_devices.queue.split import SplitQueue
+from virtio_devices.transport.activation import Activation
+from virtio_devices.transport.setup import QueueSetup
+from virtio_devices.transport.status import (
+    DRIVER,
+    DRIVER_OK,
+    FAILED,
+    FEATURES_OK,
+    NEEDS_RESET,
+    steps_between,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from virtio_devices.device import Device
+    from virtio_devices.errors import VirtioError
+    from virtio_devices.transport.activation import Events
+    from vm_memory import GuestMemory
+
+#: Features of rings and of the device's interface that are offered for every device.
+RING_FEATURES = int(Feature.VERSION_1 | Feature.EVENT_IDX | Feature.INDIRECT_DESC)
+
+_VERSION_1 = int(Feature.VERSION_1)
+_EVENT_IDX = int(Feature.EVENT_IDX)
+_INDIRECT_DESC = int(Feature.INDIRECT_DESC)
+
+_DEVICE_BITS = (1 << 24) - 1 | 0x3FFF << 50  # virtio 1.2 §2.2: 0 to 23 and 50 to 127 (to 63 here)
+_FEATURE_WORDS = 2
+
+
+class DeviceLifecycle:
+    """One device as its driver sees it, without any register layout.
+
+    Args:
+        device: what is driven.
+        memory: the guest's memory.
+        events: how the transport tells the driver something.
+        report: told of every refused write and every reason for a reset; a guest decides how
+            often, so a log behind it wants a limit.
+
+    Raises:
+        VirtioUsageError: the device offers a feature bit that is the transport's, or a queue
+            size that is no power of 2.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        memory: GuestMemory,
+        events: Events,
+        report: Callable[[VirtioError], None] | None = None,
+    ) -> None:
+        if device.features & ~_DEVICE_BITS:
+            raise VirtioUsageError(
+                f"feature bits {device.features & ~_DEVICE_BITS:#x} are no device type's"
+            )
+        for size in device.queue_sizes:
+            if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
+                raise VirtioUsageError(f"a queue cannot have {size} entries")
+        self.offered = device.features | RING_FEATURES
+        self.queues = tuple(QueueSetup(size) for size in device.queue_sizes)
+        self._device = device
+        self._memory = memory
+        self._events = events
+        self._report = report if report is not None else _ignore
+        self._lock = RLock()
+        self._status = 0
+        self._features = 0
+        self._unknown_features = False
+        self._activation: Activation | None = None
+        self._config_lock = Lock()
+        self._config = device.config
+        self._generation = 0
+
+    # Status
+
+    @property
+    def status(self) -> int:
+        """The device status as the driver reads it."""
+        activation = self._activation
+        needs_reset = activation is not None and activation.failure is not None
+        return self._status | (NEEDS_RESET if needs_reset else 0)
+
+    @property
+    def failure(self) -> DriverViolation | DeviceFailed | None:
+        """Why DEVICE_NEEDS_RESET is set, if it is."""
+        activation = self._activation
+        return None if activation is None else activation.failure
+
+    def write_status(self, value: int) -> None:
+        """The driver wrote its status: 0 resets, anything else must be the next step."""
+        with self._lock:
+            if value == 0:
+                self.reset()
+                return
+            try:
+                for step in steps_between(self.status, value):
+                    self._take_step(step)
+            except DriverViolation as error:
+                self._report(error)
+
+    def reset(self) -> None:
+        """Back to the state after power-on; the device touches no guest memory afterwards."""
+        with self._lock:
+            activation, self._activation = self._activation, None
+            if activation is not None:
+                activation.retire()
+            self._device.reset()
+            for queue in self.queues:
+                queue.clear()
+            self._features = 0
+            self._unknown_features = False
+            self._status = 0
+
+    def _take_step(self, step: int) -> None:
+        if step == FEATURES_OK:
+            self._check_features()
+        self._status |= step
+        if step == DRIVER_OK:
+            self._activate()
+        elif step == FAILED and self._activation is not None:
+            for index in self._activation.queues:
+                self._activation.stop_queue(index)
+
+    # Features
+
+    @property
+    def features(self) -> int:
+        """The features that the driver accepted so far."""
+        return self._features
+
+    def offered_word(self, word: int) -> int:
+        """32 of the offered feature bits; no bits beyond the second word."""
+        return self.offered >> 32 * word & 0xFFFF_FFFF if word < _FEATURE_WORDS else 0
+
+    def accept_word(self, word: int, value: int) -> None:
+        """The driver accepts 32 feature bits; what it wrote for the same bits before is void."""
+        with self._lock:
+            if self._status & (DRIVER | FEATURES_OK) != DRIVER:
+                reason = "are written outside of negotiation"
+                self._report(FeatureViolation(value << 32 * min(word, 2), reason, "3.1.1"))
+            elif word < _FEATURE_WORDS:
+                mask = 0xFFFF_FFFF << 32 * word
+                self._features = self._features & ~mask | value << 32 * word
+            elif value:
+                self._unknown_features = True  # nothing is offered there
+
+    def _check_features(self) -> None:
+        """Raise unless FEATURES_OK may be set (virtio 1.2 §2.2.2)."""
+        excess = self._features & ~self.offered
+        if self._unknown_features or excess:
+            raise FeatureViolation(excess, "were accepted and not offered", "2.2.1")
+        if not self._features & _VERSION_1:
+            raise FeatureViolation(self._features, "lack VERSION_1", "6.1")
+        if not self._device.accept_features(self._features):
+            raise FeatureViolation(self._features, "do not suit the device", "2.2.2")
+
+    # Queues
+
+    def configure_queue(self, index: int) -> QueueSetup | None:
+        """The registers of a queue if they may be written now, else None."""
+        with self._lock:
+            if index >= len(self.queues):
+                return None
+            setup = self.queues[index]
+            if setup.ready:
+                self._refuse_queue(index, "is changed while it is ready", "4.2.2.2")
+                return None
+            if not self._can_set_up():
+                self._refuse_queue(index, "is set up outside of initialization", "3.1.1")
+                return None
+            return setup
+
+    def enable_queue(self, index: int) -> None:
+        """The driver says that a queue is set up."""
+        with self._lock:
+            if index >= len(self.queues):
+                return
+            if self._can_set_up():
+                self.queues[index].ready = True
+            else:
+                self._refuse_queue(index, "is enabled outside of initialization", "3.1.1")
+
+    def disable_queue(self, index: int) -> None:
+        """The driver takes a queue back; the device no longer touches it on return."""
+        with self._lock:
+            if index < len(self.queues):
+                self.queues[index].ready = False
+                if self._activation is not None:
+                    self._activation.stop_queue(index)
+
+    def _can_set_up(self) -> bool:
+        return self._status & (FEATURES_OK | DRIVER_OK | FAILED) == FEATURES_OK
+
+    def _refuse_queue(self, index: int, reason: str, clause: str) -> None:
+        self._report(QueueSetupViolation(index, reason, clause))
+
+    # Work
+
+    def can_notify(self, index: int) -> bool:
+        """Whether a notification for this queue means anything now."""
+        activation = self._activation
+        return activation is not None and activation.running and index in activation.queues
+
+    def process_queue(self, index: int) -> bool:
+        """Let the device work off one queue; True if it wants to be called again soon.
+
+        Nothing happens outside of DRIVER_OK, so a late or forged notification is harmless.
+        """
+        with self._lock:
+            activation = self._activation
+            if activation is None or not self.can_notify(index):
+                return False
+            try:
+                return self._device.process_queue(index) and activation.running
+            except (DriverViolation, DeviceFailed) as error:
+                activation.needs_reset(error)
+                return False
+
+    def _activate(self) -> None:
+        activation = self._activation = Activation(self._events, self._report)
+        try:
+            for index, setup in enumerate(self.queues):
+                if setup.ready:
+                    activation.queues[index] = self._make_queue(setup)
+            self._device.activate(self._memory, dict(activation.queues), activation)
+        except (DriverViolation, DeviceFailed) as error:
+            activation.needs_reset(error)
+
+    def _make_queue(self, setup: QueueSetup) -> SplitQueue:
+        layout = setup.layout()
+        layout.check(self._memory, setup.max_size)
+        return SplitQueue(
+            self._memory,
+            layout,
+            event_idx=bool(self._features & _EVENT_IDX),
+            indirect=bool(self._features & _INDIRECT_DESC),
+        )
+
+    # Configuration space
+
+    def config(self) -> tuple[bytes, int]:
+        """The configuration space now, and its generation.
+
+        The generation grows whenever a reader could have seen something else before: two equal
+        generations around some reads prove that no read between them saw a change (virtio 1.2
+        §2.5.1). It is counted here, when a change is first seen, so a device cannot get it
+        wrong.
+        """
+        with self._config_lock:
+            now = self._device.config
+            if now != self._config:
+                self._config = now
+                self._generation = (self._generation + 1) & 0xFFFF_FFFF
+            return now, self._generation
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Pass the driver's write on if it lies wholly in the configuration space."""
+        with self._lock:
+            if offset + len(data) <= len(self._device.config):
+                self._device.write_config(offset, data)
+
+
+def _ignore(_error: VirtioError) -> None:
+    """Report to nobody."""

@@ -1,0 +1,34 @@
+"""What a driver writes into a queue's registers before it starts the device."""
+
+from __future__ import annotations
+
+from virtio_devices.queue.layout import SplitLayout
+
+
+class QueueSetup:
+    """The registers of one queue; anything can be in them until activation checks it.
+
+    Attributes:
+        max_size: the largest size that the device offers, in entries.
+        size: entries that the driver chose, 0 until it does.
+        ready: whether the driver enabled the queue.
+        descriptor_area, driver_area, device_area: guest physical addresses of the parts.
+    """
+
+    __slots__ = ("descriptor_area", "device_area", "driver_area", "max_size", "ready", "size")
+
+    def __init__(self, max_size: int) -> None:
+        self.max_size = max_size
+        self.clear()
+
+    def clear(self) -> None:
+        """Back to the state after a reset."""
+        self.size = 0
+        self.ready = False
+        self.descriptor_area = 0
+        self.driver_area = 0
+        self.device_area = 0
+
+    def layout(self) -> SplitLayout:
+        """The same as a split queue's layout, unchecked."""
+        return SplitLayout(self.size, self.descriptor_area, self.driver_area, self.device_area)
