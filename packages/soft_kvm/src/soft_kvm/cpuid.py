@@ -16,7 +16,7 @@ from soft_kvm.layout import Scratch
 TSC_KHZ = 1_000_000
 """The time stamp counter's frequency: nanoseconds, so that it needs no arithmetic."""
 
-PHYS_BITS = 40
+PHYS_BITS = 39
 """Guest physical address bits (SK_PHYS_BITS of the C part)."""
 
 _INDEXED = 1  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX

@@ -27,8 +27,17 @@ _RIP, _CR2, _DR0, _IDTR, _GDTR, _LDTR, _TR, _MSR, _FS_BASE, _GS_BASE = (
     41, 52, 66, 242, 243, 244, 245, 248, 250, 251,
 )  # fmt: skip
 _EFER = 0xC0000080
+_ADDRESS_MSRS = {  # those that we set and read in the image
+    "star": 0xC0000081,
+    "lstar": 0xC0000082,
+    "cstar": 0xC0000083,
+    "fmask": 0xC0000084,
+    "sysenter_esp": 0x175,
+    "sysenter_eip": 0x176,
+}
 _MEMORY = 0x4000
 _HFLAGS_CPL = 3
+_HFLAGS_GUEST = 1 << 21
 
 
 class Scratch:
@@ -92,7 +101,9 @@ def _write_patterns(scratch: Scratch) -> dict[str, bytes]:
     """Puts recognisable values everywhere that the public interface reaches."""
     patterns = {
         name: struct.pack("<Q", 0x0000_1A2B_0000_0000 | index << 20 | 0x5A5A5)
-        for index, name in enumerate(("rip", "fs", "gs", "cr2", "dr0", "ldt", "tr", "gdt", "idt"))
+        for index, name in enumerate(
+            ("rip", "fs", "gs", "cr2", "dr0", "ldt", "tr", "gdt", "idt", *_ADDRESS_MSRS)
+        )
     }
     gprs = [struct.pack("<Q", 0x7E57_0000_0000_0000 | n * 0x0101_0101) for n in range(1, 17)]
     for register, value in zip(_GPRS, gprs, strict=True):
@@ -103,6 +114,8 @@ def _write_patterns(scratch: Scratch) -> dict[str, bytes]:
     for register, name in ((_LDTR, "ldt"), (_TR, "tr"), (_GDTR, "gdt"), (_IDTR, "idt")):
         # struct uc_x86_mmr: selector, base, limit, flags
         scratch.write(register, struct.pack("<H6x", 0) + patterns[name] + struct.pack("<II", 0, 0))
+    for name, index in _ADDRESS_MSRS.items():
+        scratch.write(_MSR, struct.pack("<Ixxxx", index) + patterns[name])  # uc_x86_msr
     return patterns | {"gprs": b"".join(gprs)}
 
 
@@ -147,6 +160,10 @@ def _locate(scratch: Scratch) -> dict[str, int]:
         "is_int": at["dr0"] - 12,
         "next_eip": at["dr0"] - 8,
         "old_exception": at["dr0"] + 96,
+        "vm_vmcb": at["dr0"] + 104,
+        "intercept": at["dr0"] + 120,
+        "intercept_cr_read": at["dr0"] + 128,
+        **{name: at[name] for name in _ADDRESS_MSRS},
     }
 
 
@@ -179,12 +196,15 @@ def _start(scratch: Scratch, at: dict[str, int], code: bytes) -> None:
             "<I4xQII", scratch.bytes, at["segs"] + 24 * n, 8, 0, 0xFFFFFFFF,
             flags if n == 1 else 0x00CF9300,
         )  # fmt: skip
-    hflags = _get(scratch, at["hflags"], "<I") & ~(_HFLAGS_CPL | 0xEFF0)
+    hflags = _get(scratch, at["hflags"], "<I") & ~(_HFLAGS_CPL | _HFLAGS_GUEST | 0xEFF0)
     # CS32 SS32 PE MP LMA CS64 OSFXSR, privilege level 0
     _set(scratch, at["hflags"], "<I", hflags | 0x30 | 0x80 | 0x200 | 0x4000 | 0x8000 | 1 << 22)
     _set(scratch, at["eip"], "<Q", 0x800)
     _set(scratch, at["eflags"], "<Q", 2)
     _set(scratch, at["old_exception"], "<i", -1)
+    _set(scratch, at["is_int"], "<I", 0)
+    _set(scratch, at["intercept"], "<Q", 0)
+    _set(scratch, at["intercept_cr_read"], "<I", 0)
 
 
 def _expect(found: tuple[int, ...], wanted: tuple[int, ...], what: str) -> None:
@@ -193,7 +213,7 @@ def _expect(found: tuple[int, ...], wanted: tuple[int, ...], what: str) -> None:
 
 
 def _check(scratch: Scratch, at: dict[str, int]) -> None:
-    """Runs three guests whose outcome proves the offsets that patterns could not reach."""
+    """Runs guests whose outcome proves the offsets that patterns could not reach."""
     _start(scratch, at, bytes.fromhex("89042500004000"))  # mov [0x400000], eax: not mapped
     number = scratch.until_exception()
     found = (
@@ -210,6 +230,19 @@ def _check(scratch: Scratch, at: dict[str, int]) -> None:
     number = scratch.until_exception()
     found = (number, _get(scratch, at["is_int"], "<I"), _get(scratch, at["next_eip"], "<Q"))
     _expect(found, (0x55, 1, 0x802), "a software interrupt")
+
+    _start(scratch, at, bytes.fromhex("b9785634120f32"))  # mov ecx, 0x12345678; rdmsr
+    _set(scratch, at["hflags"], "<I", _get(scratch, at["hflags"], "<I") | _HFLAGS_GUEST)
+    _set(scratch, at["vm_vmcb"], "<Q", 0x3800)
+    _set(scratch, at["intercept"], "<Q", 1 << 28)
+    number = scratch.until_exception()
+    found = (number, _get(scratch, at["error_code"], "<I"), _get(scratch, at["eip"], "<Q"))
+    _expect(found, (0x17C, 0, 0x805), "an intercepted RDMSR")
+
+    _start(scratch, at, bytes.fromhex("440f20c0"))  # mov rax, cr8
+    _set(scratch, at["hflags"], "<I", _get(scratch, at["hflags"], "<I") | _HFLAGS_GUEST)
+    _set(scratch, at["intercept_cr_read"], "<H", 1 << 8)
+    _expect((scratch.until_exception(),), (0x108,), "an intercepted read of CR8")
 
     _start(scratch, at, b"\xf4")  # hlt, refused at privilege level 3
     _set(scratch, at["hflags"], "<I", _get(scratch, at["hflags"], "<I") | 3)

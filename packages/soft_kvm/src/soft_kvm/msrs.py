@@ -1,7 +1,8 @@
 """Which model-specific registers there are.
 
-The engine answers a guest's RDMSR and WRMSR itself and knows no refusal: an unknown register reads
-zero there.  This policy holds for KVM_GET_MSRS and KVM_SET_MSRS, where it is KVM's.
+A guest's access to any other raises #GP, KVM_GET_MSRS and KVM_SET_MSRS refuse it.  The C part
+(intercept.c) decides the same for the guest; MISC_ENABLE never says there that string instructions
+are fast: they are the engine's slowest, and a guest that is told so uses plain loops, which are not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ MISC_ENABLE = 0x1A0
 KNOWN = (
     0x10,  # TSC
     0x1B,  # APIC_BASE
+    0x8B,  # IA32_BIOS_SIGN_ID, the microcode's revision
     MISC_ENABLE,
     0x174, 0x175, 0x176,  # SYSENTER_CS, _ESP, _EIP
     *range(0x200, 0x210),  # MTRR_PHYSBASE/MASK 0-7
@@ -25,18 +27,6 @@ KNOWN = (
 )  # fmt: skip
 _KNOWN = frozenset(KNOWN)
 
-_FAST_STRINGS = 1
-
-
 def is_known(index: int) -> bool:
     """Whether KVM_SET_MSRS takes it."""
     return index in _KNOWN
-
-
-def settled(index: int, value: int) -> int:
-    """What a write really leaves in the register.
-
-    MISC_ENABLE never says that string instructions are fast: they are the engine's slowest, and a
-    guest that is told so uses plain loops, which are not.
-    """
-    return value & ~_FAST_STRINGS if index == MISC_ENABLE else value

@@ -65,7 +65,6 @@ class VcpuFd:
         self._id = vcpu_id
         self._ran = False
         machine.hold()
-        lib.sk_vcpu_set_msr(self._vcpu, msrs.MISC_ENABLE, 0)
 
     # -------------------------------------------------------------------------------- running
 
@@ -196,7 +195,7 @@ class VcpuFd:
         for index, value in values.items():
             if not msrs.is_known(index):
                 raise MsrError(index, "KVM_SET_MSRS")
-            lib.sk_vcpu_set_msr(self._open(), index, msrs.settled(index, value))
+            lib.sk_vcpu_set_msr(self._open(), index, value)
 
     def translate(self, gva: int) -> Translation:
         """KVM_TRANSLATE: walks the guest's page tables."""

@@ -291,8 +291,9 @@ uint64_t sk_rflags(const struct sk_vcpu *v)
 bool sk_deliver(struct sk_vcpu *v, struct sk_event event)
 {
     struct delivery d = {.v = v, .event = event};
-    uint64_t rflags = sk_rflags(v), faulting_rip = image_u64(&v->image, v->image.at->eip);
+    uint64_t rflags = sk_rflags(v), faulting_rip = event.faulting_rip;
 
+    image_set_u32(&v->image, v->image.at->is_int, 0); /* the engine would move RIP at the next exception */
     image_set_u32(&v->image, v->image.at->old_exception, -1u);
     for (;;) {
         enum outcome o = deliver_once(&d, rflags);
@@ -305,9 +306,9 @@ bool sk_deliver(struct sk_vcpu *v, struct sk_event event)
         /* SDM table 6-5: which second fault is a double fault. */
         if (exception && ((is_contributory(d.event.vector) && is_contributory(d.fault_vector)) ||
                           (d.event.vector == PF && (d.fault_vector == PF || is_contributory(d.fault_vector)))))
-            d.event = (struct sk_event){DF, SK_EXCEPTION, true, 0, faulting_rip};
+            d.event = (struct sk_event){DF, SK_EXCEPTION, true, 0, faulting_rip, faulting_rip};
         else
-            d.event = (struct sk_event){d.fault_vector, SK_EXCEPTION, true, d.fault_error, faulting_rip};
+            d.event = (struct sk_event){d.fault_vector, SK_EXCEPTION, true, d.fault_error, faulting_rip, faulting_rip};
     }
 }
 
@@ -315,23 +316,20 @@ bool sk_deliver(struct sk_vcpu *v, struct sk_event event)
 void sk_enter_syscall(struct sk_vcpu *v)
 {
     struct sk_image *m = &v->image;
-    uc_x86_msr star = {.rid = 0xc0000081}, lstar = {.rid = 0xc0000082}, cstar = {.rid = 0xc0000083}, fmask = {.rid = 0xc0000084};
+    uint64_t star = image_u64(m, m->at->star);
     bool from64 = image_hflags(m) & SK_HF_CS64, long_mode = image_u64(m, m->at->efer) & SK_EFER_LMA;
     uint64_t next = image_u64(m, m->at->eip) + 2, rflags = sk_rflags(v), target;
     uint32_t code = SK_DESC_P | SK_DESC_S | SK_DESC_CODE | SK_DESC_RW | SK_DESC_A | SK_DESC_G;
     uint16_t selector;
 
-    sk_uc.reg_read(v->vm->uc, UC_X86_REG_MSR, &star);
-    selector = (uint16_t)(star.value >> 32) & 0xfffc;
+    selector = (uint16_t)(star >> 32) & 0xfffc;
     if (long_mode) {
-        sk_uc.reg_read(v->vm->uc, UC_X86_REG_MSR, from64 ? &lstar : &cstar);
-        sk_uc.reg_read(v->vm->uc, UC_X86_REG_MSR, &fmask);
-        target = from64 ? lstar.value : cstar.value;
+        target = image_u64(m, from64 ? m->at->lstar : m->at->cstar);
         image_set_gpr(m, SK_R11, rflags & ~(uint64_t)SK_FL_RF);
-        rflags &= ~fmask.value;
+        rflags &= ~image_u64(m, m->at->fmask);
         code |= SK_DESC_L;
     } else {
-        target = star.value & 0xffffffff;
+        target = star & 0xffffffff;
         rflags &= ~(uint64_t)(SK_FL_VM | SK_FL_IF);
         code |= SK_DESC_B;
     }

@@ -141,7 +141,8 @@ static int next_vector(struct sk_vcpu *v)
 /* Delivers the most urgent pending event into the loaded image. */
 enum sk_injection sk_inject(struct sk_vcpu *v)
 {
-    struct sk_event event = {.kind = SK_EXTERNAL_INTERRUPT, .return_rip = image_u64(&v->image, v->image.at->eip)};
+    uint64_t rip = image_u64(&v->image, v->image.at->eip);
+    struct sk_event event = {.kind = SK_EXTERNAL_INTERRUPT, .return_rip = rip, .faulting_rip = rip};
     int vector;
 
     if (v->pending_exception >= 0) {

@@ -92,6 +92,17 @@ static void deliver(struct sk_vcpu *v, struct sk_event event)
         stop(v, SK_STOP_SHUTDOWN);
 }
 
+/* INT n is two bytes; INT3, INTO and INT1 are one.  The engine has already moved RIP behind it. */
+static uint64_t software_interrupt_start(struct sk_vcpu *v, uint8_t vector, uint64_t next)
+{
+    const struct sk_image *m = &v->image;
+    uint64_t base = image_hflags(m) & SK_HF_CS64 ? 0 : image_segment(m, SK_CS).base;
+    uint8_t bytes[2];
+    bool two = sk_read_linear(v, base + next - 2, bytes, 2, NULL) && bytes[0] == 0xcd && bytes[1] == vector;
+
+    return next - 1 - two;
+}
+
 static void on_interrupt(uc_engine *uc, uint32_t number, void *data)
 {
     struct sk_vcpu *v = running(data);
@@ -100,15 +111,31 @@ static void on_interrupt(uc_engine *uc, uint32_t number, void *data)
 
     (void)uc;
     sk_image_load(v);
-    event.return_rip = image_u64(m, m->at->eip);
-    if (image_u32(m, m->at->is_int)) {
+    event.return_rip = event.faulting_rip = image_u64(m, m->at->eip);
+    if (number >= 0x100) {
+        if (sk_intercepted(v, number - 0x100)) {
+            v->budget = 1; /* a task priority may have let an interrupt through */
+            sk_image_store(v);
+            return;
+        }
+        event.vector = 13;
+        event.has_error = true;
+    } else if (image_u32(m, m->at->is_int)) {
         event.kind = SK_SOFTWARE_INTERRUPT;
         event.return_rip = image_u64(m, m->at->next_eip);
+        event.faulting_rip = software_interrupt_start(v, event.vector, event.return_rip);
     } else if (sk_vector_has_error(number)) {
         event.has_error = true;
         event.error = image_u32(m, m->at->error_code);
     }
     deliver(v, event);
+}
+
+static void invalid_opcode(struct sk_vcpu *v)
+{
+    uint64_t rip = image_u64(&v->image, v->image.at->eip);
+
+    deliver(v, (struct sk_event){.vector = 6, .kind = SK_EXCEPTION, .return_rip = rip, .faulting_rip = rip});
 }
 
 static bool on_invalid(uc_engine *uc, void *data)
@@ -117,7 +144,7 @@ static bool on_invalid(uc_engine *uc, void *data)
 
     (void)uc;
     sk_image_load(v);
-    deliver(v, (struct sk_event){.vector = 6, .kind = SK_EXCEPTION, .return_rip = image_u64(&v->image, v->image.at->eip)});
+    invalid_opcode(v);
     return true;
 }
 
@@ -127,7 +154,13 @@ static void on_syscall(uc_engine *uc, void *data)
 
     (void)uc;
     sk_image_load(v);
-    sk_enter_syscall(v);
+    if (!(image_u64(&v->image, v->image.at->efer) & SK_EFER_SCE)) {
+        invalid_opcode(v);
+        sk_image_load(v);
+        image_set_u64(&v->image, v->image.at->eip, image_u64(&v->image, v->image.at->eip) - 2); /* the engine adds the length */
+    } else {
+        sk_enter_syscall(v);
+    }
     sk_image_store(v);
 }
 
@@ -210,6 +243,16 @@ static void touched_chip(struct sk_vcpu *v)
     v->backoff = 0;
 }
 
+/* Between two I/O instructions of one block there is no other stop point than the second one. */
+static void stop_before_io(struct sk_vcpu *v)
+{
+    if (!__atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE))
+        return;
+    v->in_hook = true;
+    sk_leave(v, SK_INTERRUPTED);
+    v->in_hook = false;
+}
+
 static void leave_for_io(struct sk_vcpu *v)
 {
     v->in_hook = true;
@@ -245,6 +288,7 @@ static uint32_t on_in(uc_engine *uc, uint32_t port, int size, void *data)
         if (ours)
             return value;
     }
+    stop_before_io(v);
     page = prepare_pio(v, KVM_EXIT_IO_IN, port, size);
     memset(page, 0, 4);
     leave_for_io(v);
@@ -273,6 +317,7 @@ static void on_out(uc_engine *uc, uint32_t port, int size, uint32_t value, void 
     }
     if (signal_ioevent(vm, KVM_IOEVENTFD_FLAG_PIO, port, (unsigned)size, value))
         return;
+    stop_before_io(v);
     memcpy(prepare_pio(v, KVM_EXIT_IO_OUT, port, size), &value, 4);
     leave_for_io(v);
 }
@@ -303,6 +348,7 @@ uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *data)
         if (ours)
             return value;
     }
+    stop_before_io(v);
     prepare_mmio(v, gpa, size, false);
     leave_for_io(v);
     memcpy(&value, v->run->mmio.data, size);
@@ -334,6 +380,7 @@ void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value
     }
     if (signal_ioevent(vm, 0, gpa, size, value))
         return;
+    stop_before_io(v);
     prepare_mmio(v, gpa, size, true);
     memcpy(v->run->mmio.data, &value, sizeof value);
     leave_for_io(v);

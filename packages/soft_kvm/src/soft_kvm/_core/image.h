@@ -32,6 +32,15 @@ struct sk_layout {
     uint32_t is_int;
     uint32_t next_eip;
     uint32_t old_exception;
+    uint32_t vm_vmcb;
+    uint32_t intercept;
+    uint32_t intercept_cr_read; /* 16 bits; those for writes follow */
+    uint32_t star;
+    uint32_t lstar;
+    uint32_t cstar;
+    uint32_t fmask;
+    uint32_t sysenter_esp;
+    uint32_t sysenter_eip;
 };
 
 enum sk_gpr { SK_RAX, SK_RCX, SK_RDX, SK_RBX, SK_RSP, SK_RBP, SK_RSI, SK_RDI, SK_R8, SK_R11 = 11 };
@@ -51,6 +60,7 @@ enum {
     SK_HF_LMA = 1 << 14,
     SK_HF_CS64 = 1 << 15,
     SK_HF_VM = 1 << 17,
+    SK_HF_GUEST = 1 << 21,
     SK_HF_OSFXSR = 1 << 22,
     SK_HF_SMAP = 1 << 23,
 };

@@ -23,6 +23,7 @@
 
 enum {
     SK_MAX_SLOTS = 512,
+    SK_MAX_HOLES = 2048,
     SK_MAX_IOEVENTS = 256,
     SK_MAX_IRQFDS = 256,
     SK_MAX_ROUTES = 1024,
@@ -31,7 +32,7 @@ enum {
     SK_BLOCKS_PER_SLICE = 512,
 };
 
-#define SK_PHYS_BITS 40
+#define SK_PHYS_BITS 39 /* what the guest is told; the engine has 40, whose upper half is ours (msr.c) */
 #define SK_PAGE 4096ull
 
 struct sk_slot {
@@ -43,11 +44,11 @@ struct sk_slot {
 struct sk_ioevent {
     uint64_t address, datamatch;
     uint32_t length, flags; /* flags as in struct kvm_ioeventfd */
-    int fd;
+    int fd, given;          /* our own descriptor; the number by which the caller knows it */
 };
 
 struct sk_irqfd {
-    int fd;
+    int fd, given;
     uint32_t gsi;
 };
 
@@ -77,11 +78,13 @@ struct sk_vm {
     const struct sk_layout *layout;
     struct sk_slot slots[SK_MAX_SLOTS]; /* sorted by gpa */
     unsigned slot_count;
-    struct sk_hole holes[SK_MAX_SLOTS + 1];
+    struct sk_hole *holes[SK_MAX_HOLES];
     unsigned hole_count;
+    bool holes_mapped;
     struct sk_code_pages code;
     struct sk_ioevent ioevents[SK_MAX_IOEVENTS];
     unsigned ioevent_count;
+    uint8_t *private_memory; /* intercept.c */
     uint64_t tsc_origin; /* CLOCK_MONOTONIC ns of TSC 0 */
 
     pthread_mutex_t irq_lock;
@@ -116,6 +119,7 @@ struct sk_vcpu {
     bool dead;           /* after a triple fault, until somebody sets registers */
     bool unchecked;      /* registers set by the caller, not yet judged as VM entry would */
     bool flush;          /* paging state changed outside the engine */
+    bool stale;          /* the caller has had the vCPU at rest: code may have changed */
     bool waiting;        /* sleeping in sk_wait_halted(); guarded by irq_lock */
     uint64_t next_poll;  /* when to look at signals and irqfds again */
     uint32_t mp_state;
@@ -127,7 +131,7 @@ struct sk_vcpu {
     int wake_fd;        /* eventfd: somebody has something for a waiting vCPU */
     sigset_t caller_mask;
     pthread_mutex_t mutex; /* one API call on a vCPU at a time, as in KVM */
-    uint64_t apic_base;
+    uint64_t apic_base, misc_enable, cr8; /* cr8 without an irqchip; else the local APIC has it */
     uint64_t interrupt_bitmap[4]; /* KVM_SET_SREGS's, as given */
     uc_context *context;
     struct sk_image image; /* over `context` */
@@ -143,6 +147,7 @@ uint64_t sk_now(void);
 /* memory.c: memory as the guest's physical addresses see it. */
 uint8_t *sk_host(const struct sk_vm *vm, uint64_t gpa, uint64_t size); /* NULL unless wholly inside one writable or read-only slot */
 bool sk_host_writable(const struct sk_vm *vm, uint64_t gpa);
+bool sk_map_holes(struct sk_vm *vm); /* MMIO wherever no slot is */
 
 /* Between runs (and not `in_hook`) the image is the vCPU's state; while it runs, the engine is. */
 static inline void sk_image_load(struct sk_vcpu *v) { sk_uc.context_save(v->vm->uc, v->context); }
@@ -157,7 +162,13 @@ bool sk_write_linear(struct sk_vcpu *v, uint64_t linear, const void *data, unsig
 
 /* deliver.c: false is a triple fault. */
 enum sk_event_kind { SK_EXCEPTION, SK_SOFTWARE_INTERRUPT, SK_EXTERNAL_INTERRUPT };
-struct sk_event { uint8_t vector; enum sk_event_kind kind; bool has_error; uint32_t error; uint64_t return_rip; };
+struct sk_event {
+    uint8_t vector;
+    enum sk_event_kind kind;
+    bool has_error;
+    uint32_t error;
+    uint64_t return_rip, faulting_rip; /* where the handler returns to; where to if the delivery itself faults */
+};
 bool sk_deliver(struct sk_vcpu *v, struct sk_event event);
 bool sk_vector_has_error(unsigned vector);
 void sk_enter_syscall(struct sk_vcpu *v);
@@ -173,6 +184,19 @@ void sk_code_flush(struct sk_vm *vm);
 bool sk_hooks_install(struct sk_vm *vm);
 uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *hole);
 void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *hole);
+
+/* intercept.c: MSRs and CR8 */
+#define SK_APIC_BASE_VALID (((1ull << SK_PHYS_BITS) - 1) & ~0x6ffull)
+bool sk_intercept_install(struct sk_vm *vm);
+void sk_intercept_reset(struct sk_vcpu *v);
+bool sk_intercepted(struct sk_vcpu *v, uint32_t exit_code);
+/* On the loaded image; false: not ours, or (a write) refused. */
+bool sk_msr_read(struct sk_vcpu *v, uint32_t index, uint64_t *value);
+bool sk_msr_write(struct sk_vcpu *v, uint32_t index, uint64_t value);
+void sk_msr_in_engine(struct sk_vcpu *v, uint32_t index, uint64_t *value, bool write);
+uint64_t sk_get_cr8(struct sk_vcpu *v);
+void sk_set_cr8(struct sk_vcpu *v, uint64_t value);
+void sk_set_apic_base(struct sk_vcpu *v, uint64_t value);
 
 /* events.c: what reaches a vCPU from outside */
 void sk_poll_inputs(struct sk_vm *vm, uint64_t now); /* irqfds and timers */

@@ -8,6 +8,7 @@
 #include "machine.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 static const struct sk_slot *find(const struct sk_vm *vm, uint64_t gpa)
 {
@@ -42,36 +43,90 @@ bool sk_host_writable(const struct sk_vm *vm, uint64_t gpa)
     return slot && !(slot->flags & KVM_MEM_READONLY);
 }
 
-/* ---- the engine's map ------------------------------------------------------------------------ */
+/* ---- holes ----------------------------------------------------------------------------------- */
 
-static void unmap_holes(struct sk_vm *vm)
+/*
+ * Unmapping costs the engine some 30 ns a page, so holes are pieces: no larger than the largest
+ * power of two that divides their place, at least 1 GiB where there is room.  They are first
+ * mapped when the VM first runs; until then slots come and go for free.
+ */
+static uint64_t piece_end(uint64_t gpa, uint64_t limit)
 {
-    for (unsigned i = 0; i < vm->hole_count; i++)
-        sk_uc.mem_unmap(vm->uc, vm->holes[i].gpa, vm->holes[i].size);
-    vm->hole_count = 0;
+    uint64_t size = 1ull << 30;
+
+    while (size < gpa)
+        size <<= 1;
+    if (size < gpa + 1 && gpa)
+        size <<= 1;
+    size = gpa ? size / 2 : size;
+    if (size < 1ull << 30)
+        size = 1ull << 30;
+    return (gpa / size + 1) * size < limit ? (gpa / size + 1) * size : limit;
 }
 
-static bool map_hole(struct sk_vm *vm, uint64_t gpa, uint64_t end)
+static bool map_piece(struct sk_vm *vm, uint64_t gpa, uint64_t end)
 {
-    struct sk_hole *hole = &vm->holes[vm->hole_count];
+    struct sk_hole *hole = vm->hole_count < SK_MAX_HOLES ? malloc(sizeof *hole) : NULL;
 
-    if (gpa == end)
-        return true;
+    if (!hole)
+        return false;
     *hole = (struct sk_hole){vm, gpa, end - gpa};
-    vm->hole_count++;
-    return sk_uc.mmio_map(vm->uc, gpa, end - gpa, (void *)sk_mmio_read, hole, (void *)sk_mmio_write, hole) == UC_OK;
+    if (sk_uc.mmio_map(vm->uc, gpa, end - gpa, (void *)sk_mmio_read, hole, (void *)sk_mmio_write, hole) != UC_OK) {
+        free(hole);
+        return false;
+    }
+    vm->holes[vm->hole_count++] = hole;
+    return true;
 }
 
-static bool map_holes(struct sk_vm *vm)
+static void unmap_overlapping(struct sk_vm *vm, uint64_t gpa, uint64_t size)
 {
-    uint64_t gpa = 0;
-    bool ok = true;
+    for (unsigned i = 0; i < vm->hole_count;) {
+        struct sk_hole *hole = vm->holes[i];
 
-    for (unsigned i = 0; i < vm->slot_count; i++) {
-        ok = ok && map_hole(vm, gpa, vm->slots[i].gpa);
-        gpa = vm->slots[i].gpa + vm->slots[i].size;
+        if (hole->gpa >= gpa + size || hole->gpa + hole->size <= gpa) {
+            i++;
+            continue;
+        }
+        sk_uc.mem_unmap(vm->uc, hole->gpa, hole->size);
+        free(hole);
+        vm->holes[i] = vm->holes[--vm->hole_count];
     }
-    return ok && map_hole(vm, gpa, 1ull << SK_PHYS_BITS);
+}
+
+/* The first mapped thing that ends behind `gpa`: its bounds, or the end of the address space twice. */
+static void next_mapped(const struct sk_vm *vm, uint64_t gpa, uint64_t *begin, uint64_t *end)
+{
+    *begin = *end = 1ull << SK_PHYS_BITS;
+    for (unsigned i = 0; i < vm->slot_count; i++)
+        if (vm->slots[i].gpa + vm->slots[i].size > gpa && vm->slots[i].gpa < *begin) {
+            *begin = vm->slots[i].gpa;
+            *end = vm->slots[i].gpa + vm->slots[i].size;
+        }
+    for (unsigned i = 0; i < vm->hole_count; i++)
+        if (vm->holes[i]->gpa + vm->holes[i]->size > gpa && vm->holes[i]->gpa < *begin) {
+            *begin = vm->holes[i]->gpa;
+            *end = vm->holes[i]->gpa + vm->holes[i]->size;
+        }
+}
+
+bool sk_map_holes(struct sk_vm *vm)
+{
+    uint64_t gpa = 0, begin, end;
+
+    vm->holes_mapped = true;
+    while (gpa < 1ull << SK_PHYS_BITS) {
+        next_mapped(vm, gpa, &begin, &end);
+        while (gpa < begin) {
+            uint64_t piece = piece_end(gpa, begin);
+
+            if (!map_piece(vm, gpa, piece))
+                return false;
+            gpa = piece;
+        }
+        gpa = end;
+    }
+    return true;
 }
 
 /* ---- slots ----------------------------------------------------------------------------------- */
@@ -102,6 +157,7 @@ static int insert_slot(struct sk_vm *vm, struct sk_slot slot)
     if ((i < vm->slot_count && slot.gpa + slot.size > vm->slots[i].gpa) ||
         (i && vm->slots[i - 1].gpa + vm->slots[i - 1].size > slot.gpa))
         return -EEXIST;
+    unmap_overlapping(vm, slot.gpa, slot.size);
     if (sk_uc.mem_map_ptr(vm->uc, slot.gpa, slot.size, UC_PROT_ALL, slot.host) != UC_OK)
         return -ENOMEM;
     memmove(&vm->slots[i + 1], &vm->slots[i], (vm->slot_count - i) * sizeof vm->slots[0]);
@@ -136,9 +192,8 @@ int sk_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, u
 
     if (flags || id >= 0x8000 || ((gpa | size | (uintptr_t)host) & (SK_PAGE - 1)) || gpa + size < gpa || gpa + size > 1ull << SK_PHYS_BITS)
         return -EINVAL; /* no KVM_MEM_* flag is offered: see KVM_CHECK_EXTENSION */
-    unmap_holes(vm);
     result = change_slot(vm, (struct sk_slot){gpa, size, host, id, flags});
-    if (!map_holes(vm))
+    if (vm->holes_mapped && !sk_map_holes(vm))
         result = -ENOMEM;
     sk_code_flush(vm);
     return result;

@@ -22,9 +22,11 @@ void sk_leave(struct sk_vcpu *v, enum sk_outcome outcome)
 
 /* ---- on the engine's stack ------------------------------------------------------------------- */
 
+/* An exit at rest: the caller may do anything to the machine before the next run, change its code too. */
 static void give_exit(struct sk_vcpu *v, uint32_t reason)
 {
     v->run->exit_reason = reason;
+    v->stale = true;
     sk_leave(v, SK_EXIT);
 }
 
@@ -48,13 +50,17 @@ static int emulate(struct sk_vcpu *v)
     struct sk_vm *vm = v->vm;
     int code;
 
+    if (!vm->holes_mapped && !sk_map_holes(vm))
+        return UC_ERR_NOMEM;
     v->stop = SK_STOP_NONE;
     v->unchecked = false;
     v->budget = 1;
     sk_image_store(v);
-    if (v->flush)
+    if (v->stale)
+        sk_code_flush(vm);
+    else if (v->flush)
         sk_uc.ctl(vm->uc, UC_CTL_FLUSH_TLB);
-    v->flush = false;
+    v->flush = v->stale = false;
     code = sk_uc.emu_start(vm->uc, image_u64(&v->image, v->image.at->eip), 0, 0, 0);
     sk_image_load(v);
     image_set_rflags(&v->image, sk_rflags(v)); /* at rest nothing is lazy */

@@ -22,7 +22,7 @@ static int end(struct sk_vcpu *v, bool changed)
     if (changed) {
         sk_image_store(v);
         v->dead = false;
-        v->unchecked = true;
+        v->unchecked = v->stale = true;
     } else {
         sk_image_load(v); /* MSRs and FPU registers went straight to the engine */
     }
@@ -106,6 +106,7 @@ int sk_vcpu_get_sregs(struct sk_vcpu *v, struct kvm_sregs *s)
     s->cr4 = image_cr(m, 4);
     s->efer = image_u64(m, m->at->efer);
     s->apic_base = v->apic_base;
+    s->cr8 = sk_get_cr8(v);
     memcpy(s->interrupt_bitmap, v->interrupt_bitmap, sizeof s->interrupt_bitmap);
     return end(v, false);
 }
@@ -121,7 +122,7 @@ static bool coherent(const struct kvm_sregs *s)
         return false;
     if (lma && !(lme && pg))
         return false;
-    if (lma && s->cs.l && s->cs.db)
+    if ((lma && s->cs.l && s->cs.db) || (s->apic_base & ~SK_APIC_BASE_VALID))
         return false;
     return !(s->cr4 >> 32) && !(s->cr0 >> 32) && !(s->cr3 >> SK_PHYS_BITS);
 }
@@ -146,7 +147,8 @@ int sk_vcpu_set_sregs(struct sk_vcpu *v, const struct kvm_sregs *s)
     image_set_u64(m, m->at->cr + 32, s->cr4);
     image_set_u64(m, m->at->efer, s->efer);
     image_update_hflags(m);
-    v->apic_base = s->apic_base;
+    sk_set_apic_base(v, s->apic_base);
+    sk_set_cr8(v, s->cr8);
     for (unsigned i = 0; i < 256 && !v->vm->chip; i++)
         if (s->interrupt_bitmap[i / 64] >> i % 64 & 1)
             v->user_interrupt = (int)i;
@@ -215,41 +217,27 @@ int sk_vcpu_set_fpu(struct sk_vcpu *v, const struct kvm_fpu *fpu)
     return end(v, false);
 }
 
-enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_EFER = 0xc0000080 };
+enum { MSR_EFER = 0xc0000080 };
 
+/* The caller has checked that there is such a register. */
 int sk_vcpu_get_msr(struct sk_vcpu *v, uint32_t index, uint64_t *value)
 {
-    uc_x86_msr msr = {.rid = index};
-
     begin(v);
-    if (index == MSR_TSC)
-        msr.value = sk_now() - v->vm->tsc_origin;
-    else if (index == MSR_APIC_BASE)
-        msr.value = v->apic_base;
-    else
-        sk_uc.reg_read(v->vm->uc, UC_X86_REG_MSR, &msr);
-    *value = msr.value;
-    return end(v, false);
+    if (!sk_msr_read(v, index, value))
+        sk_msr_in_engine(v, index, value, false);
+    return end(v, true);
 }
 
 int sk_vcpu_set_msr(struct sk_vcpu *v, uint32_t index, uint64_t value)
 {
-    uc_x86_msr msr = {index, value};
-    bool changed = false;
-
     begin(v);
-    if (index == MSR_TSC) {
-        v->vm->tsc_origin = sk_now() - value;
-    } else if (index == MSR_APIC_BASE) {
-        v->apic_base = value;
-    } else if (index == MSR_EFER) {
+    if (index == MSR_EFER) {
         image_set_u64(&v->image, v->image.at->efer, value);
         image_update_hflags(&v->image);
-        changed = true;
-    } else {
-        sk_uc.reg_write(v->vm->uc, UC_X86_REG_MSR, &msr);
+    } else if (!sk_msr_write(v, index, value)) {
+        sk_msr_in_engine(v, index, &value, true);
     }
-    return end(v, changed);
+    return end(v, true);
 }
 
 int sk_vcpu_get_debug(struct sk_vcpu *v, unsigned n, uint64_t *value)

@@ -14,7 +14,7 @@ typedef struct uc_struct uc_engine;
 typedef struct uc_context uc_context;
 typedef size_t uc_hook;
 
-enum { UC_OK = 0, UC_ARCH_X86 = 4, UC_MODE_64 = 8, UC_PROT_ALL = 7 };
+enum { UC_OK = 0, UC_ERR_NOMEM = 1, UC_ARCH_X86 = 4, UC_MODE_64 = 8, UC_PROT_ALL = 7 };
 enum {
     UC_HOOK_INTR = 1 << 0,
     UC_HOOK_INSN = 1 << 1,

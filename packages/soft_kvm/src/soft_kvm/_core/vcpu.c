@@ -37,6 +37,7 @@ void sk_reset(struct sk_vcpu *v)
     image_set_rflags(m, 2);
     image_update_hflags(m);
     image_set_u32(m, m->at->hflags, image_hflags(m) & ~(uint32_t)SK_HF_INHIBIT_IRQ);
+    sk_intercept_reset(v);
     v->flush = true;
 }
 

@@ -2,7 +2,9 @@
 #include "api.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct sk_vm *sk_vm_new(const struct sk_layout *layout, int cpu_model)
 {
@@ -22,7 +24,7 @@ struct sk_vm *sk_vm_new(const struct sk_layout *layout, int cpu_model)
     if (sk_uc.ctl(vm->uc, UC_CTL_SET_CPU_MODEL, cpu_model) != UC_OK ||
         sk_uc.ctl(vm->uc, UC_CTL_SET_TCG_BUFFER, 256u << 20) != UC_OK ||
         sk_uc.ctl(vm->uc, UC_CTL_EXITS_ENABLE, 1) != UC_OK || /* an `until` address would corrupt CR2 and error codes */
-        !sk_hooks_install(vm)) {
+        !sk_hooks_install(vm) || !sk_intercept_install(vm)) {
         sk_vm_free(vm);
         return NULL;
     }
@@ -32,8 +34,15 @@ struct sk_vm *sk_vm_new(const struct sk_layout *layout, int cpu_model)
 void sk_vm_free(struct sk_vm *vm)
 {
     sk_uc.close(vm->uc);
+    for (unsigned i = 0; i < vm->irqfd_count; i++)
+        close(vm->irqfds[i].fd);
+    for (unsigned i = 0; i < vm->ioevent_count; i++)
+        close(vm->ioevents[i].fd);
+    for (unsigned i = 0; i < vm->hole_count; i++)
+        free(vm->holes[i]);
     if (vm->chip)
         sk_irqchip_free(vm->chip);
+    free(vm->private_memory);
     free(vm->code.bitmap);
     free(vm);
 }
@@ -126,19 +135,25 @@ int sk_vm_signal_msi(struct sk_vm *vm, uint64_t address, uint32_t data)
 
 static int assign_irqfd(struct sk_vm *vm, int fd, uint32_t gsi)
 {
+    int own;
+
     for (unsigned i = 0; i < vm->irqfd_count; i++)
-        if (vm->irqfds[i].fd == fd)
+        if (vm->irqfds[i].given == fd)
             return -EBUSY;
     if (vm->irqfd_count == SK_MAX_IRQFDS)
         return -ENOSPC;
-    vm->irqfds[vm->irqfd_count++] = (struct sk_irqfd){fd, gsi};
+    own = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* the caller may close its own, as with KVM */
+    if (own < 0)
+        return -errno;
+    vm->irqfds[vm->irqfd_count++] = (struct sk_irqfd){own, fd, gsi};
     return 0;
 }
 
 static int deassign_irqfd(struct sk_vm *vm, int fd, uint32_t gsi)
 {
     for (unsigned i = 0; i < vm->irqfd_count; i++)
-        if (vm->irqfds[i].fd == fd && vm->irqfds[i].gsi == gsi) {
+        if (vm->irqfds[i].given == fd && vm->irqfds[i].gsi == gsi) {
+            close(vm->irqfds[i].fd);
             vm->irqfds[i] = vm->irqfds[--vm->irqfd_count];
             return 0;
         }
@@ -240,9 +255,10 @@ static bool same_ioevent(const struct sk_ioevent *a, const struct sk_ioevent *b)
 static int change_ioevents(struct sk_vm *vm, struct sk_ioevent event, bool remove)
 {
     for (unsigned i = 0; i < vm->ioevent_count; i++)
-        if (same_ioevent(&vm->ioevents[i], &event) && (!remove || vm->ioevents[i].fd == event.fd)) {
+        if (same_ioevent(&vm->ioevents[i], &event) && (!remove || vm->ioevents[i].given == event.given)) {
             if (!remove)
                 return -EEXIST;
+            close(vm->ioevents[i].fd);
             vm->ioevents[i] = vm->ioevents[--vm->ioevent_count];
             return 0;
         }
@@ -250,6 +266,9 @@ static int change_ioevents(struct sk_vm *vm, struct sk_ioevent event, bool remov
         return -ENOENT;
     if (vm->ioevent_count == SK_MAX_IOEVENTS)
         return -ENOSPC;
+    event.fd = fcntl(event.given, F_DUPFD_CLOEXEC, 0);
+    if (event.fd < 0)
+        return -errno;
     vm->ioevents[vm->ioevent_count++] = event;
     return 0;
 }
@@ -263,7 +282,7 @@ int sk_vm_ioevent(struct sk_vm *vm, uint64_t datamatch, uint64_t address, uint32
         (!length && (flags & KVM_IOEVENTFD_FLAG_DATAMATCH)))
         return -EINVAL;
     hold_still(vm);
-    result = change_ioevents(vm, (struct sk_ioevent){address, datamatch, length, flags & IOEVENT_MATCH, fd}, flags & KVM_IOEVENTFD_FLAG_DEASSIGN);
+    result = change_ioevents(vm, (struct sk_ioevent){address, datamatch, length, flags & IOEVENT_MATCH, -1, fd}, flags & KVM_IOEVENTFD_FLAG_DEASSIGN);
     go_on(vm);
     return result;
 }
