@@ -49,7 +49,7 @@ class VmFd:
             slot: its number.
             guest_phys_addr: where the guest sees it; a multiple of the page size.
             memory: page-aligned, writable; borrowed while the slot lives.  None deletes the slot.
-            flags: none is offered (EINVAL): no read-only slots, no dirty log.
+            flags: KVM_MEM_LOG_DIRTY_PAGES (1); no read-only slots (EINVAL).
 
         Raises:
             KvmError: EINVAL, EEXIST (overlap), as KVM.
@@ -72,8 +72,19 @@ class VmFd:
             machine.borrowed[slot] = borrow
 
     def get_dirty_log(self, slot: int) -> bytearray:
-        """KVM_GET_DIRTY_LOG: no slot has a log (ENOENT)."""
-        raise KvmError(errno.ENOENT, "KVM_GET_DIRTY_LOG", f"soft_kvm keeps no log of slot {slot}")
+        """KVM_GET_DIRTY_LOG: one bit per page of the slot, in 64-bit words; cleared as it is read.
+
+        Raises:
+            KvmError: ENOENT: no such slot, or it does not log.
+        """
+        machine = self._open()
+        borrow = machine.borrowed.get(slot)
+        pages = 0 if borrow is None else len(ffi.buffer(borrow)) // 4096
+        log = bytearray((pages + 63) // 64 * 8)
+        bits = ffi.cast("uint64_t *", ffi.from_buffer(log))
+        result = lib.sk_vm_take_dirty(machine.vm, slot, bits, len(log) // 8)
+        check(result, "KVM_GET_DIRTY_LOG")
+        return log
 
     def invalidate(self, guest_phys_addr: int, size: int) -> None:
         """Tells the engine that somebody other than the guest wrote code there.

@@ -11,6 +11,7 @@
 struct sk_vm *sk_vm_new(const struct sk_layout *layout, int cpu_model);
 void sk_vm_free(struct sk_vm *vm); /* after every vCPU */
 int sk_vm_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host);
+int sk_vm_take_dirty(struct sk_vm *vm, uint32_t id, uint64_t *bits, size_t words);
 int sk_vm_invalidate(struct sk_vm *vm, uint64_t gpa, uint64_t size);
 int sk_vm_create_irqchip(struct sk_vm *vm);
 int sk_vm_create_pit(struct sk_vm *vm);

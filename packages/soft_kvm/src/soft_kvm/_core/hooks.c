@@ -322,68 +322,73 @@ static void on_out(uc_engine *uc, uint32_t port, int size, uint32_t value, void 
     leave_for_io(v);
 }
 
-static void prepare_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, bool write)
+static bool chip_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value, bool write)
 {
-    v->run->exit_reason = KVM_EXIT_MMIO;
-    v->run->mmio.phys_addr = gpa;
-    v->run->mmio.len = size;
-    v->run->mmio.is_write = write;
-    memset(v->run->mmio.data, 0, sizeof v->run->mmio.data);
+    struct sk_vm *vm = v->vm;
+    bool ours;
+
+    if (!vm->chip)
+        return false;
+    pthread_mutex_lock(&vm->irq_lock);
+    if (write) {
+        ours = sk_irqchip_mmio_write(vm->chip, v->id, gpa, size, *value, sk_now());
+        if (ours)
+            sk_wake_all(vm); /* an inter-processor interrupt may be for a sleeping vCPU */
+    } else {
+        ours = sk_irqchip_mmio_read(vm->chip, v->id, gpa, size, value, sk_now());
+    }
+    pthread_mutex_unlock(&vm->irq_lock);
+    if (ours && write)
+        touched_chip(v);
+    return ours;
+}
+
+/* One MMIO access of 1, 2, 4 or 8 bytes, by whoever claims it. */
+void sk_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value, bool write)
+{
+    struct kvm_run *run = v->run;
+
+    if (chip_mmio(v, gpa, size, value, write) || (write && signal_ioevent(v->vm, 0, gpa, size, *value)))
+        return;
+    stop_before_io(v);
+    run->exit_reason = KVM_EXIT_MMIO;
+    run->mmio.phys_addr = gpa;
+    run->mmio.len = size;
+    run->mmio.is_write = write;
+    memset(run->mmio.data, 0, sizeof run->mmio.data);
+    if (write)
+        memcpy(run->mmio.data, value, size);
+    leave_for_io(v);
+    if (write)
+        return;
+    *value = 0;
+    memcpy(value, run->mmio.data, size);
 }
 
 uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *data)
 {
     const struct sk_hole *hole = data;
-    struct sk_vm *vm = hole->vm;
-    struct sk_vcpu *v = vm->current;
-    uint64_t gpa = hole->gpa + offset, value = 0;
+    struct sk_vcpu *v = hole->vm->current;
+    uint64_t value = 0;
 
     (void)uc;
-    if (vm->chip) {
-        bool ours;
-
-        pthread_mutex_lock(&vm->irq_lock);
-        ours = sk_irqchip_mmio_read(vm->chip, v->id, gpa, size, &value, sk_now());
-        pthread_mutex_unlock(&vm->irq_lock);
-        if (ours)
-            return value;
-    }
-    stop_before_io(v);
-    prepare_mmio(v, gpa, size, false);
-    leave_for_io(v);
-    memcpy(&value, v->run->mmio.data, size);
+    if (!sk_wide_half(v, hole->gpa + offset, size, &value))
+        sk_mmio(v, hole->gpa + offset, size, &value, false);
     return value;
 }
 
 void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *data)
 {
     const struct sk_hole *hole = data;
-    struct sk_vm *vm = hole->vm;
-    struct sk_vcpu *v = vm->current;
-    uint64_t gpa = hole->gpa + offset;
+    struct sk_vcpu *v = hole->vm->current;
+    uint64_t done;
 
     (void)uc;
+    if (sk_wide_half(v, hole->gpa + offset, size, &done))
+        return;
     if (size < 8)
         value &= (1ull << 8 * size) - 1;
-    if (vm->chip) {
-        bool ours;
-
-        pthread_mutex_lock(&vm->irq_lock);
-        ours = sk_irqchip_mmio_write(vm->chip, v->id, gpa, size, value, sk_now());
-        if (ours)
-            sk_wake_all(vm); /* an inter-processor interrupt may be for a sleeping vCPU */
-        pthread_mutex_unlock(&vm->irq_lock);
-        if (ours) {
-            touched_chip(v);
-            return;
-        }
-    }
-    if (signal_ioevent(vm, 0, gpa, size, value))
-        return;
-    stop_before_io(v);
-    prepare_mmio(v, gpa, size, true);
-    memcpy(v->run->mmio.data, &value, sizeof value);
-    leave_for_io(v);
+    sk_mmio(v, hole->gpa + offset, size, &value, true);
 }
 
 /* ---------------------------------------------------------------------------------------------- */

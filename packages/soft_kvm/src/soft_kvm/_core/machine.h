@@ -35,10 +35,18 @@ enum {
 #define SK_PHYS_BITS 39 /* what the guest is told; the engine has 40, whose upper half is ours (msr.c) */
 #define SK_PAGE 4096ull
 
+struct sk_dirty_log {
+    struct sk_dirty_log *next; /* of those that are no longer in use */
+    uc_hook hook;
+    uint64_t gpa;
+    uint64_t bits[];
+};
+
 struct sk_slot {
     uint64_t gpa, size;
     uint8_t *host;
     uint32_t id, flags;
+    struct sk_dirty_log *dirty; /* with KVM_MEM_LOG_DIRTY_PAGES */
 };
 
 struct sk_ioevent {
@@ -85,6 +93,9 @@ struct sk_vm {
     struct sk_ioevent ioevents[SK_MAX_IOEVENTS];
     unsigned ioevent_count;
     uint8_t *private_memory; /* intercept.c */
+    uc_hook wide_hooks[SK_MAX_SLOTS + 1];
+    unsigned wide_hook_count;
+    struct sk_dirty_log *old_logs;
     uint64_t tsc_origin; /* CLOCK_MONOTONIC ns of TSC 0 */
 
     pthread_mutex_t irq_lock;
@@ -121,6 +132,7 @@ struct sk_vcpu {
     bool flush;          /* paging state changed outside the engine */
     bool stale;          /* the caller has had the vCPU at rest: code may have changed */
     bool waiting;        /* sleeping in sk_wait_halted(); guarded by irq_lock */
+    struct { uint64_t gpa, value; unsigned halves; } wide; /* wide.c */
     uint64_t next_poll;  /* when to look at signals and irqfds again */
     uint32_t mp_state;
     int pending_exception; /* -1, or injected by KVM_SET_VCPU_EVENTS */
@@ -145,8 +157,7 @@ struct sk_vcpu {
 uint64_t sk_now(void);
 
 /* memory.c: memory as the guest's physical addresses see it. */
-uint8_t *sk_host(const struct sk_vm *vm, uint64_t gpa, uint64_t size); /* NULL unless wholly inside one writable or read-only slot */
-bool sk_host_writable(const struct sk_vm *vm, uint64_t gpa);
+uint8_t *sk_host(const struct sk_vm *vm, uint64_t gpa, uint64_t size); /* NULL unless wholly inside one slot */
 bool sk_map_holes(struct sk_vm *vm); /* MMIO wherever no slot is */
 
 /* Between runs (and not `in_hook`) the image is the vCPU's state; while it runs, the engine is. */
@@ -182,6 +193,7 @@ void sk_code_flush(struct sk_vm *vm);
 
 /* hooks.c: the engine's callbacks */
 bool sk_hooks_install(struct sk_vm *vm);
+void sk_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value, bool write);
 uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *hole);
 void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *hole);
 
@@ -197,6 +209,17 @@ void sk_msr_in_engine(struct sk_vcpu *v, uint32_t index, uint64_t *value, bool w
 uint64_t sk_get_cr8(struct sk_vcpu *v);
 void sk_set_cr8(struct sk_vcpu *v, uint64_t value);
 void sk_set_apic_base(struct sk_vcpu *v, uint64_t value);
+
+/* wide.c: 64-bit MMIO */
+bool sk_wide_half(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value);
+void sk_wide_watch(struct sk_vm *vm);
+
+/* dirty.c */
+bool sk_dirty_start(struct sk_vm *vm, struct sk_slot *slot);
+void sk_dirty_stop(struct sk_vm *vm, struct sk_slot *slot);
+void sk_dirty_mark(struct sk_vm *vm, uint64_t gpa, uint64_t size);
+int sk_dirty_take(struct sk_vm *vm, uint32_t id, uint64_t *bits, size_t words);
+void sk_dirty_free(struct sk_vm *vm);
 
 /* events.c: what reaches a vCPU from outside */
 void sk_poll_inputs(struct sk_vm *vm, uint64_t now); /* irqfds and timers */

@@ -36,13 +36,6 @@ uint8_t *sk_host(const struct sk_vm *vm, uint64_t gpa, uint64_t size)
     return slot->host + (gpa - slot->gpa);
 }
 
-bool sk_host_writable(const struct sk_vm *vm, uint64_t gpa)
-{
-    const struct sk_slot *slot = find(vm, gpa);
-
-    return slot && !(slot->flags & KVM_MEM_READONLY);
-}
-
 /* ---- holes ----------------------------------------------------------------------------------- */
 
 /*
@@ -126,6 +119,7 @@ bool sk_map_holes(struct sk_vm *vm)
         }
         gpa = end;
     }
+    sk_wide_watch(vm);
     return true;
 }
 
@@ -141,6 +135,7 @@ static int slot_index(const struct sk_vm *vm, uint32_t id)
 
 static void remove_slot(struct sk_vm *vm, unsigned i)
 {
+    sk_dirty_stop(vm, &vm->slots[i]);
     sk_uc.mem_unmap(vm->uc, vm->slots[i].gpa, vm->slots[i].size);
     vm->slot_count--;
     memmove(&vm->slots[i], &vm->slots[i + 1], (vm->slot_count - i) * sizeof vm->slots[0]);
@@ -160,6 +155,8 @@ static int insert_slot(struct sk_vm *vm, struct sk_slot slot)
     unmap_overlapping(vm, slot.gpa, slot.size);
     if (sk_uc.mem_map_ptr(vm->uc, slot.gpa, slot.size, UC_PROT_ALL, slot.host) != UC_OK)
         return -ENOMEM;
+    if ((slot.flags & KVM_MEM_LOG_DIRTY_PAGES) && !sk_dirty_start(vm, &slot))
+        return -ENOMEM;
     memmove(&vm->slots[i + 1], &vm->slots[i], (vm->slot_count - i) * sizeof vm->slots[0]);
     vm->slots[i] = slot;
     vm->slot_count++;
@@ -174,12 +171,13 @@ static int change_slot(struct sk_vm *vm, struct sk_slot slot)
     if (old < 0)
         return slot.size ? insert_slot(vm, slot) : -EINVAL;
     previous = vm->slots[old];
-    if (slot.size && (slot.size != previous.size || slot.host != previous.host || slot.flags != previous.flags))
+    if (slot.size && (slot.size != previous.size || slot.host != previous.host))
         return -EINVAL; /* KVM moves slots, it does not resize or rebind them */
     remove_slot(vm, (unsigned)old);
     if (!slot.size)
         return 0;
     result = insert_slot(vm, slot);
+    previous.dirty = NULL;
     if (result)
         insert_slot(vm, previous);
     return result;
@@ -190,9 +188,9 @@ int sk_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, u
 {
     int result;
 
-    if (flags || id >= 0x8000 || ((gpa | size | (uintptr_t)host) & (SK_PAGE - 1)) || gpa + size < gpa || gpa + size > 1ull << SK_PHYS_BITS)
-        return -EINVAL; /* no KVM_MEM_* flag is offered: see KVM_CHECK_EXTENSION */
-    result = change_slot(vm, (struct sk_slot){gpa, size, host, id, flags});
+    if ((flags & ~(uint32_t)KVM_MEM_LOG_DIRTY_PAGES) || id >= 0x8000 || ((gpa | size | (uintptr_t)host) & (SK_PAGE - 1)) || gpa + size < gpa || gpa + size > 1ull << SK_PHYS_BITS)
+        return -EINVAL; /* KVM_MEM_READONLY is not offered, see KVM_CAP_READONLY_MEM */
+    result = change_slot(vm, (struct sk_slot){gpa, size, host, id, flags, NULL});
     if (vm->holes_mapped && !sk_map_holes(vm))
         result = -ENOMEM;
     sk_code_flush(vm);

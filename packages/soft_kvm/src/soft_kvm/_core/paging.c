@@ -148,8 +148,10 @@ static bool transfer(struct sk_vcpu *v, uint64_t linear, void *data, unsigned si
             memcpy(bytes, host, chunk);
         else if (!write)
             memset(bytes, 0xff, chunk); /* nothing answers on the bus */
-        else if (host && sk_host_writable(v->vm, gpa))
+        else if (host) {
             memcpy(host, bytes, chunk);
+            sk_dirty_mark(v->vm, gpa, chunk);
+        }
         linear += chunk;
         bytes += chunk;
         size -= chunk;

@@ -42,6 +42,7 @@ void sk_vm_free(struct sk_vm *vm)
         free(vm->holes[i]);
     if (vm->chip)
         sk_irqchip_free(vm->chip);
+    sk_dirty_free(vm);
     free(vm->private_memory);
     free(vm->code.bitmap);
     free(vm);
@@ -72,6 +73,16 @@ int sk_vm_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa
 
     hold_still(vm);
     result = sk_set_memory(vm, id, flags, gpa, size, host);
+    go_on(vm);
+    return result;
+}
+
+int sk_vm_take_dirty(struct sk_vm *vm, uint32_t id, uint64_t *bits, size_t words)
+{
+    int result;
+
+    hold_still(vm);
+    result = sk_dirty_take(vm, id, bits, words);
     go_on(vm);
     return result;
 }
