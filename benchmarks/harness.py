@@ -65,6 +65,10 @@ class Results:
         """Our median over the anchor's."""
         return self.median(ours, measure) / self.median(anchor, measure)
 
+    def with_more(self, other: Results) -> Results:
+        """These results and those of other candidates."""
+        return Results({**self.samples, **other.samples})
+
 
 def interleave(candidates: Sequence[Candidate], *, rounds: int, warm_up: int = 1) -> Results:
     """Run every candidate `rounds` times in turn, after `warm_up` rounds that do not count."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -48,7 +49,16 @@ def write_generated_pages(_app: Sphinx) -> None:
     cli = importlib.import_module("vmm_reference.cli")
     (GENERATED / "help.txt").write_text(cli.make_parser().format_help())
     for package in PACKAGES:
+        _import_all(package)
         (GENERATED / f"{package}.rst").write_text(reference(package))
+
+
+def _import_all(package: str) -> None:
+    """Import every module, so that names used in annotations alone can be looked up."""
+    path = importlib.import_module(package).__path__
+    for module in pkgutil.walk_packages(path, f"{package}."):
+        if not module.name.rpartition(".")[2].startswith("_"):
+            importlib.import_module(module.name)
 
 
 def reference(package: str) -> str:
@@ -126,7 +136,7 @@ def resolve_elsewhere(
 
 
 def _exists(target: str) -> bool:
-    """Whether a name is something real in one of our modules, though its package keeps it inside."""
+    """Whether a name is something real in one of our modules, though not exported."""
     module, _, name = target.rpartition(".")
     inside = [module] if module else list(sys.modules)
     ours = [sys.modules.get(part) for part in inside if part.split(".")[0] in PACKAGES]
