@@ -27,6 +27,7 @@ _RIP, _CR2, _DR0, _IDTR, _GDTR, _LDTR, _TR, _MSR, _FS_BASE, _GS_BASE = (
     41, 52, 66, 242, 243, 244, 245, 248, 250, 251,
 )  # fmt: skip
 _EFER = 0xC0000080
+_TSC_AUX = 0xC0000103
 _ADDRESS_MSRS = {  # those that we set and read in the image
     "star": 0xC0000081,
     "lstar": 0xC0000082,
@@ -114,9 +115,10 @@ def _write_patterns(scratch: Scratch) -> dict[str, bytes]:
     for register, name in ((_LDTR, "ldt"), (_TR, "tr"), (_GDTR, "gdt"), (_IDTR, "idt")):
         # struct uc_x86_mmr: selector, base, limit, flags
         scratch.write(register, struct.pack("<H6x", 0) + patterns[name] + struct.pack("<II", 0, 0))
+    scratch.write(_MSR, struct.pack("<IxxxxQ", _TSC_AUX, 0x7A5C_0A7C))
     for name, index in _ADDRESS_MSRS.items():
         scratch.write(_MSR, struct.pack("<Ixxxx", index) + patterns[name])  # uc_x86_msr
-    return patterns | {"gprs": b"".join(gprs)}
+    return patterns | {"gprs": b"".join(gprs), "tsc_aux": struct.pack("<I", 0x7A5C_0A7C)}
 
 
 def _find_efer(scratch: Scratch) -> int:
@@ -163,7 +165,7 @@ def _locate(scratch: Scratch) -> dict[str, int]:
         "vm_vmcb": at["dr0"] + 104,
         "intercept": at["dr0"] + 120,
         "intercept_cr_read": at["dr0"] + 128,
-        **{name: at[name] for name in _ADDRESS_MSRS},
+        **{name: at[name] for name in (*_ADDRESS_MSRS, "tsc_aux")},
     }
 
 

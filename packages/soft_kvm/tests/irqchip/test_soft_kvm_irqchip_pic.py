@@ -38,13 +38,6 @@ def test_vector_is_base_plus_line(pic):
         assert not pic.pending()
 
 
-def test_cascade_line_is_unused(pic):
-    """GSI 2 goes nowhere."""
-    pic.pulse(2)
-    assert irr(pic) == 0
-    assert not pic.pending()
-
-
 def test_lower_number_comes_first(pic):
     """Priority falls from IRQ 0 to 7, with the slave's eight in the place of IRQ 2."""
     for gsi in (7, 3, 15, 8, 1):

@@ -4,7 +4,7 @@ struct kvm_lapic_state; struct kvm_irqchip; struct kvm_pit_state2; struct kvm_ir
 struct kvm_cpuid_entry2; struct kvm_vcpu_events; struct kvm_regs; struct kvm_sregs; struct kvm_fpu; struct kvm_translation;
 
 struct sk_layout {
-    uint32_t size, regs, eip, eflags, cc_src, cc_op, df, hflags, segs, seg_stride, ldt, tr, gdt, idt, cr, efer, error_code, is_int, next_eip, old_exception, vm_vmcb, intercept, intercept_cr_read, star, lstar, cstar, fmask, sysenter_esp, sysenter_eip;
+    uint32_t size, regs, eip, eflags, cc_src, cc_op, df, hflags, segs, seg_stride, ldt, tr, gdt, idt, cr, efer, error_code, is_int, next_eip, old_exception, vm_vmcb, intercept, intercept_cr_read, star, lstar, cstar, fmask, sysenter_esp, sysenter_eip, tsc_aux;
 };
 
 /* The engine itself, for finding the layout and asking its CPUID. */

@@ -175,6 +175,17 @@ static int on_rdtsc(uc_engine *uc, void *data)
     return 1;
 }
 
+static int on_rdtscp(uc_engine *uc, void *data)
+{
+    struct sk_vcpu *v = running(data);
+    uint64_t aux;
+
+    sk_image_load(v);
+    aux = image_u32(&v->image, v->image.at->tsc_aux);
+    sk_uc.reg_write(uc, UC_X86_REG_RCX, &aux);
+    return on_rdtsc(uc, data);
+}
+
 /* The leaf of KVM_SET_CPUID2, with the SDM's rule for leaves above the maximum: they repeat the highest basic one. */
 static const struct kvm_cpuid_entry2 *find_leaf(const struct sk_vcpu *v, uint32_t function, uint32_t index)
 {
@@ -343,8 +354,11 @@ static bool chip_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *
     return ours;
 }
 
-/* One MMIO access of 1, 2, 4 or 8 bytes, by whoever claims it. */
-void sk_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value, bool write)
+/*
+ * One MMIO access, by whoever claims it.  The engine hands a 64-bit access over as two of 32 bits, the
+ * low half first (a memory hook would know better, but the first one makes every load of the guest slow).
+ */
+static void access_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value, bool write)
 {
     struct kvm_run *run = v->run;
 
@@ -372,8 +386,7 @@ uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *data)
     uint64_t value = 0;
 
     (void)uc;
-    if (!sk_wide_half(v, hole->gpa + offset, size, &value))
-        sk_mmio(v, hole->gpa + offset, size, &value, false);
+    access_mmio(v, hole->gpa + offset, size, &value, false);
     return value;
 }
 
@@ -381,14 +394,11 @@ void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value
 {
     const struct sk_hole *hole = data;
     struct sk_vcpu *v = hole->vm->current;
-    uint64_t done;
 
     (void)uc;
-    if (sk_wide_half(v, hole->gpa + offset, size, &done))
-        return;
     if (size < 8)
         value &= (1ull << 8 * size) - 1;
-    sk_mmio(v, hole->gpa + offset, size, &value, true);
+    access_mmio(v, hole->gpa + offset, size, &value, true);
 }
 
 /* ---------------------------------------------------------------------------------------------- */
@@ -409,7 +419,7 @@ bool sk_hooks_install(struct sk_vm *vm)
 
     ok = ok && add_insn(vm, (void *)on_in, UC_X86_INS_IN) && add_insn(vm, (void *)on_out, UC_X86_INS_OUT);
     ok = ok && add_insn(vm, (void *)on_syscall, UC_X86_INS_SYSCALL) && add_insn(vm, (void *)on_cpuid, UC_X86_INS_CPUID);
-    ok = ok && add_insn(vm, (void *)on_rdtsc, UC_X86_INS_RDTSC);
+    ok = ok && add_insn(vm, (void *)on_rdtsc, UC_X86_INS_RDTSC) && add_insn(vm, (void *)on_rdtscp, UC_X86_INS_RDTSCP);
     sk_code_install(vm);
     return ok;
 }

@@ -41,6 +41,7 @@ struct sk_layout {
     uint32_t fmask;
     uint32_t sysenter_esp;
     uint32_t sysenter_eip;
+    uint32_t tsc_aux; /* 32 bits */
 };
 
 enum sk_gpr { SK_RAX, SK_RCX, SK_RDX, SK_RBX, SK_RSP, SK_RBP, SK_RSI, SK_RDI, SK_R8, SK_R11 = 11 };

@@ -157,14 +157,12 @@ bool sk_irqchip_set_pin(sk_irqchip *chip, unsigned irqchip, unsigned pin, bool l
     return true;
 }
 
-/* GSI 0 reaches the PIC's pin 0 and the IOAPIC's pin 2; GSI 2, the cascade, reaches nothing. */
+/* KVM's default routing: a GSI is the pin of its number, on the PIC and on the IOAPIC. */
 void sk_irqchip_set_gsi(sk_irqchip *chip, unsigned gsi, bool level)
 {
-    if (gsi == 2)
-        return;
     if (gsi < 16)
         sk_irqchip_set_pin(chip, gsi / 8, gsi % 8, level);
-    sk_irqchip_set_pin(chip, KVM_IRQCHIP_IOAPIC, gsi ? gsi : 2, level);
+    sk_irqchip_set_pin(chip, KVM_IRQCHIP_IOAPIC, gsi, level);
 }
 
 uint32_t sk_irqchip_take_ended(sk_irqchip *chip, unsigned irqchip)

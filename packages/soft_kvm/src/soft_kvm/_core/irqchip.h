@@ -27,7 +27,7 @@ void sk_irqchip_free(sk_irqchip *chip);
 void sk_irqchip_add_cpu(sk_irqchip *chip, unsigned cpu); /* cpu < SK_MAX_VCPUS; its APIC id is `cpu` */
 void sk_irqchip_add_pit(sk_irqchip *chip, uint64_t now);
 
-/* Inputs.  GSIs 0-15 drive the PIC pin and the IOAPIC pin of that number (GSI 0: IOAPIC pin 2, GSI 2: PIC cascade, unused), 16-23 the IOAPIC. */
+/* Inputs.  KVM's default routing: GSIs 0-15 drive the PIC pin and the IOAPIC pin of that number, 16-23 the IOAPIC. */
 void sk_irqchip_set_gsi(sk_irqchip *chip, unsigned gsi, bool level);
 int sk_irqchip_send_msi(sk_irqchip *chip, uint64_t address, uint32_t data); /* number of vCPUs reached */
 

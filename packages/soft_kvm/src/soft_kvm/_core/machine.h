@@ -93,8 +93,6 @@ struct sk_vm {
     struct sk_ioevent ioevents[SK_MAX_IOEVENTS];
     unsigned ioevent_count;
     uint8_t *private_memory; /* intercept.c */
-    uc_hook wide_hooks[SK_MAX_SLOTS + 1];
-    unsigned wide_hook_count;
     struct sk_dirty_log *old_logs;
     uint64_t tsc_origin; /* CLOCK_MONOTONIC ns of TSC 0 */
 
@@ -132,7 +130,6 @@ struct sk_vcpu {
     bool flush;          /* paging state changed outside the engine */
     bool stale;          /* the caller has had the vCPU at rest: code may have changed */
     bool waiting;        /* sleeping in sk_wait_halted(); guarded by irq_lock */
-    struct { uint64_t gpa, value; unsigned halves; } wide; /* wide.c */
     uint64_t next_poll;  /* when to look at signals and irqfds again */
     uint32_t mp_state;
     int pending_exception; /* -1, or injected by KVM_SET_VCPU_EVENTS */
@@ -193,7 +190,6 @@ void sk_code_flush(struct sk_vm *vm);
 
 /* hooks.c: the engine's callbacks */
 bool sk_hooks_install(struct sk_vm *vm);
-void sk_mmio(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value, bool write);
 uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *hole);
 void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *hole);
 
@@ -209,10 +205,6 @@ void sk_msr_in_engine(struct sk_vcpu *v, uint32_t index, uint64_t *value, bool w
 uint64_t sk_get_cr8(struct sk_vcpu *v);
 void sk_set_cr8(struct sk_vcpu *v, uint64_t value);
 void sk_set_apic_base(struct sk_vcpu *v, uint64_t value);
-
-/* wide.c: 64-bit MMIO */
-bool sk_wide_half(struct sk_vcpu *v, uint64_t gpa, unsigned size, uint64_t *value);
-void sk_wide_watch(struct sk_vm *vm);
 
 /* dirty.c */
 bool sk_dirty_start(struct sk_vm *vm, struct sk_slot *slot);

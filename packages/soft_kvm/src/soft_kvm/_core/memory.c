@@ -119,7 +119,6 @@ bool sk_map_holes(struct sk_vm *vm)
         }
         gpa = end;
     }
-    sk_wide_watch(vm);
     return true;
 }
 
