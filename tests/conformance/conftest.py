@@ -10,10 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # guests, machine, probes
 
-from machine import Machine  # noqa: E402
-from probes import missing_for_stock_kernels  # noqa: E402
+from machine import Machine
+from probes import missing_for_stock_kernels
 
-from kvm_ioctls import Kvm, KvmUnavailable  # noqa: E402
+from kvm_ioctls import Kvm, KvmUnavailable
 
 
 def open_hypervisor(name: str):

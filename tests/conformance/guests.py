@@ -334,9 +334,9 @@ REPORT_AND_RETURN = code(
 # interrupts.
 IOAPIC_LOOP = code(
     "be 00 00 e0 fe",  # mov esi, 0xfee00000
-    "c7 86 f0 00 00 00 ff 01 00 00",  # mov dword ptr [rsi+0xf0], 0x1ff  ; SVR: enabled, spurious vector 0xff
+    "c7 86 f0 00 00 00 ff 01 00 00",  # mov dword ptr [rsi+0xf0], 0x1ff  ; SVR: on, spurious 0xff
     "c7 86 80 00 00 00 00 00 00 00",  # mov dword ptr [rsi+0x80], 0  ; TPR
-    "c7 86 50 03 00 00 00 00 01 00",  # mov dword ptr [rsi+0x350], 0x10000  ; LINT0 masked: nothing from the PIC
+    "c7 86 50 03 00 00 00 00 01 00",  # mov dword ptr [rsi+0x350], 0x10000  ; LINT0 off: no PIC
     "bf 00 00 c0 fe",  # mov edi, 0xfec00000
     "89 1f",  # mov [rdi], ebx  ; IOREGSEL
     "89 4f 10",  # mov [rdi+0x10], ecx  ; IOWIN

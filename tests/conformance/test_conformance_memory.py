@@ -8,7 +8,7 @@ from mmap import mmap
 import guests
 import pytest
 
-from kvm_ioctls import Hlt, InternalError, KvmError, MmioRead, MmioWrite
+from kvm_ioctls import Cap, Hlt, InternalError, KvmError, MmioRead, MmioWrite
 
 LOG_DIRTY_PAGES, READONLY = 1, 2
 EMULATION = 1
@@ -114,8 +114,10 @@ def test_the_slot_holds_its_memory(machine):
     memory.close()
 
 
-def test_read_only_memory(at_80000, extra):
+def test_read_only_memory(hypervisor, at_80000, extra):
     """Loads come from memory, stores are exits and leave it alone."""
+    if not hypervisor.check_extension(Cap.READONLY_MEM):
+        pytest.skip(f"no {Cap.READONLY_MEM!r}")
     extra[0] = 0x99
     at_80000.vm.set_user_memory_region(1, 0x80000, extra, READONLY)
     match at_80000.run():

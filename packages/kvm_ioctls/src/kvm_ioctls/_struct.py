@@ -34,8 +34,18 @@ _INTEGERS: dict[tuple[int, bool], _Format] = {
 _PARTS: dict[CType, type[KvmStruct]] = {}
 
 
+class _Closed(type):
+    """Keeps a class's instances to the members it declares: a misspelt one is an error."""
+
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
+    ) -> _Closed:
+        namespace.setdefault("__slots__", ())
+        return super().__new__(cls, name, bases, namespace, **options)
+
+
 @dataclass_transform(kw_only_default=True, eq_default=True)
-class KvmStruct:
+class KvmStruct(metaclass=_Closed):
     """A C structure in a bytearray of its own, or a part of another one.
 
     Members that are structures or arrays are views: writing to them writes to the whole.  Assigning

@@ -1,0 +1,52 @@
+"""Fixtures: a KVM to talk to, or a skip that says why there is none."""
+
+from __future__ import annotations
+
+from mmap import mmap
+
+import pytest
+
+from kvm_ioctls import Kvm, KvmUnavailable, Regs
+
+
+@pytest.fixture
+def kvm():
+    """An open /dev/kvm."""
+    try:
+        opened = Kvm()
+    except KvmUnavailable as error:
+        pytest.skip(str(error))
+    with opened:
+        yield opened
+
+
+@pytest.fixture
+def vm(kvm):
+    """A machine with 64 KiB of memory at 0, in its attribute `memory`."""
+    memory = mmap(-1, 0x10000)
+    with kvm.create_vm() as made:
+        made.set_user_memory_region(0, 0, memory)
+        made.memory = memory
+        yield made
+    memory.close()
+
+
+@pytest.fixture
+def start(vm):
+    """`start(hex, **regs)`: a vCPU about to execute the bytes at 0x1000 in real mode."""
+    made = []
+
+    def make(code: str, vcpu_id: int = 0, **regs: int):
+        data = bytes.fromhex(code)
+        vm.memory[0x1000 : 0x1000 + len(data)] = data
+        vcpu = vm.create_vcpu(vcpu_id)
+        made.append(vcpu)
+        sregs = vcpu.get_sregs()
+        sregs.cs.base = sregs.cs.selector = 0
+        vcpu.set_sregs(sregs)
+        vcpu.set_regs(Regs(**{"rip": 0x1000, "rflags": 2} | regs))
+        return vcpu
+
+    yield make
+    for vcpu in made:
+        vcpu.close()

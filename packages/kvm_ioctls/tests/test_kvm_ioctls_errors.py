@@ -1,0 +1,95 @@
+"""Errors: one sentence with the value in it and the way out."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+
+import pytest
+
+from kvm_ioctls import Kvm, KvmClosedError, KvmError, KvmUnavailable, MsrError, VcpuBusyError
+
+
+def test_the_tree():
+    """System failures are OSErrors, mistakes of the caller are not."""
+    assert issubclass(KvmError, OSError)
+    assert issubclass(KvmUnavailable, KvmError)
+    assert issubclass(MsrError, KvmError)
+    assert issubclass(KvmClosedError, ValueError)
+    assert issubclass(VcpuBusyError, RuntimeError)
+
+
+def test_a_failed_ioctl_names_itself_and_the_way_out():
+    """The ioctl, the errno in words and by name, the hint."""
+    error = KvmError(errno.EEXIST, "KVM_CREATE_IRQCHIP")
+    assert (error.errno, error.ioctl) == (errno.EEXIST, "KVM_CREATE_IRQCHIP")
+    assert str(error) == (
+        "KVM_CREATE_IRQCHIP failed: File exists (EEXIST); the virtual machine has an irqchip"
+    )
+    assert str(KvmError(errno.ENOTTY, "KVM_X")) == (
+        "KVM_X failed: Inappropriate ioctl for device (ENOTTY)"
+    )
+
+
+def test_a_refused_msr_names_itself():
+    """The register's index is in the message and in an attribute."""
+    error = MsrError(0xC0000080, "KVM_SET_MSRS")
+    assert error.index == 0xC0000080
+    assert "0xc0000080" in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KvmError(errno.EINVAL, "KVM_SET_SREGS"),
+        KvmUnavailable(errno.EACCES, "/dev/kvm"),
+        MsrError(5, "KVM_GET_MSRS"),
+        KvmClosedError("VmFd"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_can_be_copied(error):
+    """Across processes, for instance."""
+    copied = copy.copy(error)
+    assert type(copied) is type(error)
+    assert str(copied) == str(error)
+
+
+def test_a_missing_device(tmp_path):
+    """One sentence says what is missing and what to do."""
+    with pytest.raises(KvmUnavailable) as caught:
+        Kvm(tmp_path / "kvm")
+    assert caught.value.errno == errno.ENOENT
+    assert str(caught.value).startswith(f"cannot open {tmp_path}/kvm: no such file or directory; ")
+
+
+def test_no_permission(monkeypatch):
+    """The hint is the group."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(KvmUnavailable) as caught:
+        Kvm()
+    assert str(caught.value) == (
+        "cannot open /dev/kvm: permission denied; add yourself to the group kvm, or run as root"
+    )
+
+
+def test_another_device():
+    """Something that is not KVM is closed again and named."""
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names are enough
+    with pytest.raises(KvmUnavailable) as caught:
+        Kvm("/dev/null")
+    assert caught.value.errno == errno.ENOTTY
+    assert str(caught.value).endswith("it is not a KVM device")
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - names are enough
+
+
+def test_another_version(monkeypatch):
+    """A KVM of another API version is not used."""
+    monkeypatch.setattr(Kvm, "get_api_version", lambda _: 11)
+    with pytest.raises(KvmUnavailable, match="version 11"):
+        Kvm("/dev/null")

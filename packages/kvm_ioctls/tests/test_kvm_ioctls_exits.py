@@ -1,0 +1,264 @@
+"""Exits: decoding a run page, without any KVM."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvm_ioctls import RunPage, exits
+from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls.run_page import SIZE
+
+DATA = 0x1000
+
+
+@pytest.fixture
+def page():
+    """A run page of two pages, and the same as C's structure."""
+    memory = bytearray(0x2000)
+    made = RunPage(memory)
+    made.c = ffi.from_buffer("struct kvm_run *", memory)
+    return made
+
+
+def test_port_output(page):
+    """Port, width, count, and a view of the data."""
+    page.c.exit_reason = lib.KVM_EXIT_IO
+    io = page.c.io
+    io.direction, io.size, io.port, io.count, io.data_offset = 1, 2, 0x3F8, 1, DATA
+    page.raw[DATA : DATA + 2] = b"hi"
+    match page.decode():
+        case exits.IoOut(port, size, count, data):
+            assert (port, size, count, bytes(data)) == (0x3F8, 2, 1, b"hi")
+        case other:
+            pytest.fail(repr(other))
+
+
+def test_the_answer_to_an_input_goes_into_the_page(page):
+    """The view of an IoIn is writable and is the page."""
+    page.c.exit_reason = lib.KVM_EXIT_IO
+    io = page.c.io
+    io.direction, io.size, io.port, io.count, io.data_offset = 0, 4, 0x60, 3, DATA
+    exit_ = page.decode()
+    assert isinstance(exit_, exits.IoIn)
+    exit_.data[:] = bytes(range(12))
+    assert page.raw[DATA : DATA + 12] == bytes(range(12))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.sampled_from([1, 2, 4]),
+            st.integers(0, 0xFFFF),
+            st.integers(1, 512),
+        ),
+        max_size=30,
+    )
+)
+def test_any_sequence_of_port_exits(accesses):
+    """What was decoded before never shows in the next exit."""
+    memory = bytearray(0x2000)
+    page = RunPage(memory)
+    c = ffi.from_buffer("struct kvm_run *", memory)
+    c.exit_reason = lib.KVM_EXIT_IO
+    for direction, size, port, count in accesses:
+        c.io.direction, c.io.size, c.io.port, c.io.count = direction, size, port, count
+        c.io.data_offset = DATA
+        exit_ = page.decode()
+        assert type(exit_) is (exits.IoIn, exits.IoOut)[direction]
+        assert (exit_.port, exit_.size, exit_.count) == (port, size, count)
+        assert len(exit_.data) == size * count
+
+
+def test_many_ports(page):
+    """More different accesses than are remembered are decoded as well."""
+    page.c.exit_reason = lib.KVM_EXIT_IO
+    io = page.c.io
+    io.direction, io.size, io.count, io.data_offset = 1, 1, 1, DATA
+    for port in range(600):
+        io.port = port
+        assert page.decode().port == port
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+@pytest.mark.parametrize("is_write", [0, 1])
+def test_memory_mapped_io(page, length, is_write):
+    """Address and a view of as many bytes as were accessed."""
+    page.c.exit_reason = lib.KVM_EXIT_MMIO
+    mmio = page.c.mmio
+    mmio.phys_addr, mmio.len, mmio.is_write = 0xFEE0_0000, length, is_write
+    mmio.data = bytes(range(8))
+    exit_ = page.decode()
+    assert type(exit_) is (exits.MmioRead, exits.MmioWrite)[is_write]
+    assert (exit_.address, bytes(exit_.data)) == (0xFEE0_0000, bytes(range(length)))
+    exit_.data[0] = 0x77
+    assert mmio.data[0] == 0x77
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("HLT", exits.Hlt),
+        ("SHUTDOWN", exits.Shutdown),
+        ("IRQ_WINDOW_OPEN", exits.IrqWindowOpen),
+        ("INTR", exits.Interrupted),
+        ("NMI", exits.Nmi),
+        ("SET_TPR", exits.SetTpr),
+        ("DIRTY_RING_FULL", exits.DirtyRingFull),
+        ("AP_RESET_HOLD", exits.ApResetHold),
+        ("X86_BUS_LOCK", exits.X86BusLock),
+    ],
+)
+def test_exits_without_data(page, reason, kind):
+    """One class each, equal to another of its kind."""
+    page.c.exit_reason = getattr(lib, f"KVM_EXIT_{reason}")
+    assert page.decode() == kind()
+    assert repr(page.decode()) == f"{kind.__name__}()"
+
+
+def test_emulation_failure(page):
+    """The instruction's bytes are there when KVM says so, and the message has them."""
+    page.c.exit_reason = lib.KVM_EXIT_INTERNAL_ERROR
+    page.c.internal.suberror, page.c.internal.ndata = 1, 4
+    failure = page.c.emulation_failure
+    failure.flags, failure.insn_size, failure.insn_bytes = 1, 3, b"\x0f\x01\xd0" + bytes(12)
+    exit_ = page.decode()
+    assert (exit_.suberror, len(exit_.data), exit_.insn_bytes) == (1, 4, b"\x0f\x01\xd0")
+    assert str(exit_) == "KVM cannot emulate the instruction: 0f 01 d0"
+    failure.flags = 0
+    assert page.decode().insn_bytes == b""
+
+
+def test_other_internal_errors(page):
+    """Their words are in data; unknown ones have their number."""
+    page.c.exit_reason = lib.KVM_EXIT_INTERNAL_ERROR
+    page.c.internal.suberror, page.c.internal.ndata = 3, 2
+    page.c.internal.data = [5, 6] + [0] * 14
+    assert page.decode() == exits.InternalError(3, (5, 6), b"")
+    page.c.internal.suberror = 99
+    assert str(page.decode()) == "suberror 99"
+
+
+def test_exits_with_numbers(page):
+    """FailEntry, Debug, IoapicEoi, TprAccess, Notify, SystemEvent."""
+    c = page.c
+    c.exit_reason = lib.KVM_EXIT_FAIL_ENTRY
+    c.fail_entry.hardware_entry_failure_reason, c.fail_entry.cpu = 0x80000021, 3
+    assert page.decode() == exits.FailEntry(0x80000021, 3)
+    c.exit_reason = lib.KVM_EXIT_DEBUG
+    arch = c.debug.arch
+    arch.exception, arch.pc, arch.dr6, arch.dr7 = 1, 0x1000, 0xFFFF4FF0, 0x400
+    assert page.decode() == exits.Debug(1, 0x1000, 0xFFFF4FF0, 0x400)
+    c.exit_reason = lib.KVM_EXIT_IOAPIC_EOI
+    c.eoi.vector = 0x51
+    assert page.decode() == exits.IoapicEoi(0x51)
+    c.exit_reason = lib.KVM_EXIT_TPR_ACCESS
+    c.tpr_access.rip, c.tpr_access.is_write = 0x1234, 1
+    assert page.decode() == exits.TprAccess(0x1234, True)
+    c.exit_reason = lib.KVM_EXIT_NOTIFY
+    c.notify.flags = 1
+    assert page.decode() == exits.Notify(1)
+    c.exit_reason = lib.KVM_EXIT_SYSTEM_EVENT
+    c.system_event.type, c.system_event.ndata = 2, 1
+    c.system_event.data = [7] + [0] * 15
+    assert page.decode() == exits.SystemEvent(2, (7,))
+
+
+def test_memory_faults(page):
+    """Three words where every exit's record begins."""
+    page.c.exit_reason = lib.KVM_EXIT_MEMORY_FAULT
+    page.raw[32:56] = b"".join(n.to_bytes(8, "little") for n in (8, 0x1000, 0x2000))
+    assert page.decode() == exits.MemoryFault(8, 0x1000, 0x2000)
+
+
+def test_msr_exits_are_answered_in_the_page(page):
+    """Value and error go where the kernel reads them."""
+    page.c.exit_reason = lib.KVM_EXIT_X86_RDMSR
+    msr = page.c.msr
+    msr.reason, msr.index, msr.error = 2, 0xC0000080, 0
+    read = page.decode()
+    assert (read.reason, read.index) == (2, 0xC0000080)
+    read.data = 0x500
+    read.error = True
+    assert (msr.data, msr.error) == (0x500, 1)
+    page.c.exit_reason = lib.KVM_EXIT_X86_WRMSR
+    match page.decode():
+        case exits.X86Wrmsr(_, 0xC0000080, data):
+            assert data == 0x500
+        case other:
+            pytest.fail(repr(other))
+
+
+def test_hypercalls_are_answered_in_the_page(page):
+    """The result goes where the kernel reads it."""
+    page.c.exit_reason = lib.KVM_EXIT_HYPERCALL
+    call = page.c.hypercall
+    call.nr, call.args, call.longmode = 12, [1, 2, 3, 4, 5, 6], 1
+    exit_ = page.decode()
+    assert (exit_.nr, exit_.args, exit_.longmode) == (12, (1, 2, 3, 4, 5, 6), True)
+    exit_.ret = 2**64 - 1
+    assert call.ret == 2**64 - 1
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(min_size=256, max_size=256))
+def test_any_page_decodes(reason, payload):
+    """Whatever the page says, decoding gives an exit that can be printed."""
+    memory = bytearray(SIZE)
+    memory[8:12] = reason.to_bytes(4, "little")
+    memory[32:288] = payload
+    if reason == lib.KVM_EXIT_MMIO:
+        memory[48:52] = bytes(4)
+    assert repr(RunPage(memory).decode())
+
+
+def test_an_unknown_reason_is_an_exit(page):
+    """A newer kernel's exits keep their number and their record."""
+    page.c.exit_reason = 4711
+    exit_ = page.decode()
+    assert exit_ == exits.Unknown(4711, page.raw[32:288])
+    assert len(exit_.payload) == 256
+    assert repr(exit_) == "Unknown(reason=0x1267)"
+
+
+def test_flags_of_the_page(page):
+    """The fields that the VMM sets and reads beside the exits."""
+    page.immediate_exit = True
+    page.request_interrupt_window = True
+    page.cr8 = 5
+    assert (page.c.immediate_exit, page.c.request_interrupt_window, page.c.cr8) == (1, 1, 5)
+    page.c.if_flag = page.c.ready_for_interrupt_injection = 1
+    page.c.apic_base = 0xFEE00900
+    assert page.if_flag
+    assert page.ready_for_interrupt_injection
+    assert (page.cr8, page.apic_base) == (5, 0xFEE00900)
+    page.immediate_exit = page.request_interrupt_window = False
+    assert not page.immediate_exit
+    assert not page.request_interrupt_window
+
+
+def test_a_page_has_to_be_writable_and_long_enough():
+    """Anything else is refused at once."""
+    for buffer in memoryview(bytes(0x2000)), bytearray(SIZE - 1):
+        with pytest.raises(ValueError, match="run page"):
+            RunPage(buffer)
+
+
+def test_a_released_page_lets_go_of_its_buffer():
+    """After release() the buffer can be resized, and decoding is an error."""
+    memory = bytearray(0x2000)
+    page = RunPage(memory)
+    page.decode()
+    page.release()
+    memory.clear()
+    with pytest.raises(ValueError, match="released"):
+        page.decode()
+
+
+def test_exits_compare_by_value():
+    """Different kinds differ, and exits are not hashable: they are used again."""
+    assert exits.IoOut(1, 1, 1, memoryview(b"a")) != exits.IoIn(1, 1, 1, memoryview(b"a"))
+    assert exits.IoapicEoi(1) == exits.IoapicEoi(1) != exits.IoapicEoi(2)
+    with pytest.raises(TypeError):
+        hash(exits.Hlt())

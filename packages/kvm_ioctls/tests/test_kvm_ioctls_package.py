@@ -1,0 +1,105 @@
+"""The package as a whole: its public names, its protocols, what importing it costs."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kvm_ioctls
+from kvm_ioctls import Cap, Kvm, Mmio, Pio, VcpuFd, VmFd, protocols
+from kvm_ioctls._ffi import lib
+
+PUBLIC = """
+ApResetHold Cap ClockData CpuidEntry Debug DebugRegs DirtyRingFull Dtable ExceptionEvent Exit
+FailEntry Fpu Hlt Hypercall Hypervisor InternalError InterruptEvent Interrupted IoEventAddress IoIn
+IoOut IoapicEntry IoapicEoi IoapicState IrqChip IrqChipId IrqRoutingEntry IrqRoutingIrqchip
+IrqRoutingMsi IrqWindowOpen Kvm KvmClosedError KvmError KvmUnavailable LapicState MemoryFault Mmio
+MmioRead MmioWrite MpState MsrEntry MsrError Nmi NmiEvent Notify PicState Pio PitChannelState
+PitState2 Regs RunPage Segment SetTpr Shutdown SmiEvent Sregs SystemEvent TprAccess Translation
+Unknown Vcpu VcpuBusyError VcpuEvents VcpuFd Vm VmFd WritableBuffer X86BusLock X86Rdmsr X86Wrmsr Xcr
+Xcrs Xsave kick_signal
+"""
+
+
+def test_public_names():
+    """A name appears or disappears only on purpose."""
+    assert sorted(kvm_ioctls.__all__) == sorted(PUBLIC.split())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "cls"),
+    [(protocols.Hypervisor, Kvm), (protocols.Vm, VmFd), (protocols.Vcpu, VcpuFd)],
+)
+def test_the_classes_satisfy_the_protocols(protocol, cls):
+    """Each method of a protocol is there with the same parameters (mypy checks their types)."""
+    for name, wanted in inspect.getmembers(protocol, inspect.isfunction):
+        if name in {"__init__", "__subclasshook__"} or name.startswith("_no_init"):
+            continue
+        wanted_parameters = list(inspect.signature(wanted).parameters)
+        assert list(inspect.signature(getattr(cls, name)).parameters) == wanted_parameters, name
+
+
+def test_every_public_name_is_explained():
+    """Docstrings are where documentation comes from."""
+    for name in kvm_ioctls.__all__:
+        value = getattr(kvm_ioctls, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), name
+
+
+def test_capabilities_have_the_header_s_numbers():
+    """Spot checks against api.rst, and no two names for one number."""
+    assert (Cap.IRQCHIP, Cap.USER_MEMORY, Cap.IMMEDIATE_EXIT, Cap.XSAVE2) == (0, 3, 136, 208)
+    assert len(set(Cap)) == len(Cap.__members__)
+
+
+def test_request_numbers_are_kvm_s():
+    """Type 0xAE, and the numbers of api.rst."""
+    assert lib.KVM_RUN == 0xAE80
+    assert lib.KVM_SET_USER_MEMORY_REGION & 0xFFFF == 0xAE46
+    # KVM's own directions, which differ from what the calls do.
+    assert lib.KVM_SET_IRQCHIP >> 30 == 2
+    assert lib.KVM_GET_DIRTY_LOG >> 30 == 1
+
+
+def test_addresses_are_values():
+    """Equal to their own kind only, hashable, immutable."""
+    assert Pio(0x60) == Pio(0x60) != Pio(0x61)
+    assert Pio(0x60) != Mmio(0x60)
+    assert len({Pio(1), Pio(1), Mmio(1)}) == 2
+    assert (repr(Pio(0x60)), repr(Mmio(4096))) == ("Pio(0x60)", "Mmio(0x1000)")
+    with pytest.raises(AttributeError):
+        Pio(0x60).port = 5
+
+
+def test_importing_is_cheap():
+    """Less than 30 ms of processor time beyond bare Python (best of 5), compiled files at hand."""
+
+    def cost(code: str) -> float:
+        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+        best = 1e9
+        for _ in range(5):
+            before = os.times()
+            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+            after = os.times()
+            used = after.children_user + after.children_system
+            best = min(best, used - before.children_user - before.children_system)
+        return best
+
+    cost("import kvm_ioctls")
+    # The clock of os.times() ticks every 10 ms: twice the limit is what it can tell apart.
+    assert cost("import kvm_ioctls") - cost("pass") < 2 * 0.030
+
+
+def test_the_readme_s_example():
+    """It prints what it says, with KVM and without."""
+    readme = Path(__file__).parents[1] / "README.md"
+    failed, tried = doctest.testfile(str(readme), module_relative=False)
+    assert tried > 3
+    assert failed == 0
