@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -142,6 +143,31 @@ def test_stop_ends_a_spinning_guest(elf_kernel, choice):
         threading.Thread(target=vm.stop).start()
         assert vm.wait() == VmExit(EndKind.STOPPED)
     assert time.monotonic() - started < 5
+
+
+def test_signal_that_another_thread_takes_is_not_slept_over(elf_kernel, choice):
+    """A signal that the kernel gives to a vCPU's thread wakes the main thread all the same."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: vm.stop(VmExit.by_signal(10)))
+    try:
+        with Vm(make_config(elf_kernel(SPIN), hypervisor=choice), io=HostIo(stdin=None)) as vm:
+            vm.boot()
+            (vcpu,) = [thread for thread in threading.enumerate() if thread.name == "vcpu0"]
+            arguments = (vcpu.ident, signal.SIGUSR1)
+            timer = threading.Timer(0.05, signal.pthread_kill, arguments)
+            timer.start()
+            assert vm.wait(10_000_000_000) == VmExit.by_signal(10)
+            timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_wait_gives_up_in_time(elf_kernel, choice):
+    """Waiting with a limit ends no sooner and not much later."""
+    with Vm(make_config(elf_kernel(SPIN), hypervisor=choice), io=HostIo(stdin=None)) as vm:
+        vm.boot()
+        started = time.monotonic_ns()
+        assert vm.wait(20_000_000) is None
+        assert 20_000_000 <= time.monotonic_ns() - started < 5_000_000_000
 
 
 def test_close_ends_a_running_guest(elf_kernel, choice):

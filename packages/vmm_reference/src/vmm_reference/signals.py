@@ -6,17 +6,43 @@ means that the orderly way takes too long; it ends the process as if there were 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
     from vmm_reference.terminal import Terminal
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@contextlib.contextmanager
+def wakeups() -> Iterator[int]:
+    """Give a descriptor that becomes readable with every handled signal.
+
+    A signal to the process may be taken by any of its threads. The handler in C then only notes it,
+    and the main thread, which is to run the handler in Python, sleeps on: its system call was not
+    interrupted. Whoever waits there must wait for this descriptor, too. Read it empty to wait
+    again.
+
+    On other threads than the main one, which run no handlers, the descriptor is -1.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield -1
+        return
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
 
 
 class SignalHandlers:

@@ -35,6 +35,7 @@ from vmm_reference.hypervisor import open_hypervisor
 from vmm_reference.legacy.pvpanic import PanicEvent
 from vmm_reference.memory_manager import MemoryManager, refuse_beyond_host
 from vmm_reference.serial_lines import SerialLines
+from vmm_reference.signals import wakeups
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -163,10 +164,20 @@ class Vm:
         Returns:
             How it ended, or None if it has not within `timeout_ns`.
         """
-        if self._end is None:
+        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+        with wakeups() as signal_fd:
             poll = select.poll()
             poll.register(self._ended_fd, select.POLLIN)
-            poll.poll(None if timeout_ns is None else timeout_ns / _NS_PER_MS)
+            if signal_fd >= 0:
+                poll.register(signal_fd, select.POLLIN)
+            left_ms = None
+            while self._end is None:
+                if deadline is not None:
+                    left_ms = (deadline - time.monotonic_ns()) / _NS_PER_MS
+                    if left_ms <= 0:
+                        break
+                if any(fd == signal_fd for fd, _events in poll.poll(left_ms)):
+                    os.read(signal_fd, 64)  # the handler has run by now
         return self._end
 
     def run(self) -> VmExit:
