@@ -96,11 +96,14 @@ def ease_docstring(
 ) -> None:
     """Help napoleon with two things that it takes for something else.
 
-    It reads a colon in the first line of a property as the end of a type, and `a, b: meaning` in a
-    list of attributes as a type and a name.
+    It reads a colon in the first line of a property or of a `Returns:` section as the end of a
+    type (ours are in the signatures), and `a, b: meaning` among attributes as a type and a name.
     """
     if what in {"property", "attribute", "data"} and lines:
         lines[0] = lines[0].replace(":", COLON)
+    for number, line in enumerate(lines[:-1]):
+        if line.strip() in {"Returns:", "Yields:"}:
+            lines[number + 1] = lines[number + 1].replace(":", COLON)
     for number in reversed(range(len(lines))):
         match = re.fullmatch(r"(\s+)([a-z_0-9]+(?:, [a-z_0-9]+)+): (.*)", lines[number])
         if match:
