@@ -9,6 +9,11 @@ import pytest
 from kvm_ioctls import Kvm, KvmUnavailable, Regs
 
 
+def pytest_configure(config):
+    """The marks of these tests, for a run outside the repository."""
+    config.addinivalue_line("markers", "kvm: needs a usable /dev/kvm")
+
+
 @pytest.fixture
 def kvm():
     """An open /dev/kvm."""

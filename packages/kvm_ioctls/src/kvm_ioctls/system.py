@@ -17,6 +17,8 @@ from kvm_ioctls.vm import VmFd
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kvm_ioctls.protocols import Hypervisor
+
 
 class Kvm:
     """An open /dev/kvm; a context manager.
@@ -119,3 +121,8 @@ class Kvm:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+if TYPE_CHECKING:
+    # The type checker compares the three classes with the three protocols here.
+    _SATISFIES: type[Hypervisor] = Kvm
