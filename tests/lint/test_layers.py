@@ -86,4 +86,5 @@ def test_imports_are_declared(folder, project):
 
 def test_declared_siblings_are_below(folder, project):
     """No requirement points up or sideways."""
-    assert declared(project) & set(FLOORS) <= FLOORS[folder.name]
+    itself = {folder.name}  # an extra may name others of its own package
+    assert (declared(project) & set(FLOORS)) - itself <= FLOORS[folder.name]

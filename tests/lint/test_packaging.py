@@ -18,6 +18,7 @@ def requirements(project):
 def test_pins_admit_siblings(project, projects):
     """A requirement on a sibling admits the sibling's present version, and not every later one."""
     versions = {canonicalize_name(p["name"]): Version(p["version"]) for p in projects.values()}
+    del versions[canonicalize_name(project["name"])]
     siblings = [r for r in requirements(project) if canonicalize_name(r.name) in versions]
     for requirement in siblings:
         version = versions[canonicalize_name(requirement.name)]
