@@ -233,6 +233,10 @@ def _check(scratch: Scratch, at: dict[str, int]) -> None:
     found = (number, _get(scratch, at["is_int"], "<I"), _get(scratch, at["next_eip"], "<Q"))
     _expect(found, (0x55, 1, 0x802), "a software interrupt")
 
+    _start(scratch, at, bytes.fromhex("b9800000c00f32cd55"))  # mov ecx, EFER; rdmsr; int 0x55
+    scratch.until_exception()
+    _expect((_get(scratch, at["regs"], "<Q"),), (0x500,), "EFER")
+
     _start(scratch, at, bytes.fromhex("b9785634120f32"))  # mov ecx, 0x12345678; rdmsr
     _set(scratch, at["hflags"], "<I", _get(scratch, at["hflags"], "<I") | _HFLAGS_GUEST)
     _set(scratch, at["vm_vmcb"], "<Q", 0x3800)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import warnings
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import (
@@ -59,8 +60,10 @@ class VcpuFd:
         error = ffi.new("int *")
         # The mapping outlives the C object: close() frees that first.
         run = ffi.from_buffer(self.run_page.raw)
-        self._vcpu = lib.sk_vcpu_new(machine.vm, vcpu_id, run, error)
+        self._vcpu: CData | None = None
+        vcpu = lib.sk_vcpu_new(machine.vm, vcpu_id, run, error)
         check(error[0], "KVM_CREATE_VCPU")
+        self._vcpu = vcpu
         self._cpuid: list[CpuidEntry] = []
         self._id = vcpu_id
         self._ran = False
@@ -300,6 +303,11 @@ class VcpuFd:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_vcpu", None) is not None:
+            warnings.warn("unclosed vCPU", ResourceWarning, stacklevel=2, source=self)
+            self.close()
 
     def __repr__(self) -> str:
         return f"<soft_kvm.VcpuFd {self._id}{' closed' if self._vcpu is None else ''}>"

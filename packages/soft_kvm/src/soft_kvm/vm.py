@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import warnings
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import ClockData, IrqChip, KvmClosedError, KvmError, Mmio, Pio, PitState2
 from soft_kvm._call import check, pointer
 from soft_kvm._ffi import ffi, lib
 from soft_kvm._machine import Machine
-from soft_kvm.caps import answer
+from soft_kvm.caps import MAX_VCPUS, answer
 from soft_kvm.vcpu import VcpuFd
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kvm_ioctls import Cap, IrqRoutingEntry, WritableBuffer
-    from soft_kvm._ffi import CData
 
 
 class VmFd:
@@ -197,7 +198,9 @@ class VmFd:
     # ------------------------------------------------------------------------------ life cycle
 
     def create_vcpu(self, vcpu_id: int) -> VcpuFd:
-        """KVM_CREATE_VCPU."""
+        """KVM_CREATE_VCPU; EINVAL for an id beyond KVM_CAP_MAX_VCPUS."""
+        if vcpu_id >= MAX_VCPUS:
+            raise KvmError(errno.EINVAL, "KVM_CREATE_VCPU", f"soft_kvm runs {MAX_VCPUS} vCPU")
         return VcpuFd(self._open(), vcpu_id)
 
     def _open(self) -> Machine:
@@ -222,6 +225,11 @@ class VmFd:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if getattr(self, "_machine", None) is not None:
+            warnings.warn("unclosed virtual machine", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
     def __repr__(self) -> str:
         return f"<soft_kvm.VmFd{' closed' if self._machine is None else ''}>"
 
@@ -232,8 +240,6 @@ def _require_eventfd(fd: int, ioctl: str) -> None:
     Raises:
         KvmError: EBADF, EINVAL: it is not an eventfd.
     """
-    import os
-
     try:
         kind = os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
