@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -79,22 +80,25 @@ def test_addresses_are_values():
 
 
 def test_importing_is_cheap():
-    """Less than 30 ms of processor time beyond bare Python (best of 5), compiled files at hand."""
+    """Less than 30 ms of processor time beyond bare Python, compiled files at hand.
+
+    Measured against bare Python's own start, for processors differ: that takes some 15 ms where the
+    limit is 30, and what is asserted is twice the ratio (shared machines are noisy).
+    """
 
     def cost(code: str) -> float:
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
         best = 1e9
         for _ in range(5):
-            before = os.times()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-            after = os.times()
-            used = after.children_user + after.children_system
-            best = min(best, used - before.children_user - before.children_system)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime
+            best = min(best, used - before.ru_utime - before.ru_stime)
         return best
 
-    cost("import kvm_ioctls")
-    # The clock of os.times() ticks every 10 ms: twice the limit is what it can tell apart.
-    assert cost("import kvm_ioctls") - cost("pass") < 2 * 0.030
+    bare = cost("pass")
+    assert cost("import kvm_ioctls") - bare < 4 * max(bare, 0.015)
 
 
 def test_the_readme_s_example():

@@ -65,6 +65,7 @@ class VcpuFd:
         self._fd = fd
         self._slots = slots
         self._xsave_size = xsave_size
+        self._cpuid_entries = 0
         self._mapping = mmap(fd.fileno(), mmap_size)
         self.run_page = RunPage(self._mapping)
         # C reads the mapping through this address until kvm_runner_close(), see close().
@@ -214,10 +215,13 @@ class VcpuFd:
         """KVM_SET_CPUID2: what the guest's CPUID answers; before the first `run()`."""
         packed = _lists.pack("struct kvm_cpuid2", entries)
         self._fd.ioctl_buffer("KVM_SET_CPUID2", packed)
+        self._cpuid_entries = len(entries)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
         """KVM_GET_CPUID2."""
-        packed = _lists.fetch(self._fd, "KVM_GET_CPUID2", "struct kvm_cpuid2", CpuidEntry.SIZE)
+        # With room for just what was set: kernels before 6.4 do not say how much they wrote.
+        packed = _lists.pack("struct kvm_cpuid2", [CpuidEntry()] * self._cpuid_entries)
+        self._fd.ioctl_buffer("KVM_GET_CPUID2", packed)
         return _lists.unpack("struct kvm_cpuid2", CpuidEntry, packed)
 
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
