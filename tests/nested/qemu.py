@@ -1,0 +1,108 @@
+"""The outer machine: QEMU emulating a processor with AMD-V, and its four serial ports.
+
+The default guest speaks its exec protocol over them: console, the command's output, its errors,
+its exit status. Here each ends in a file of a scratch folder.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QEMU = "qemu-system-x86_64"
+_PORTS = ("console", "output", "errors", "status")
+_POLL_S = 0.2
+
+
+class MachineError(Exception):
+    """The machine did not end as it should; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a machine that powered off has left: its ports, and how long it ran."""
+
+    console: str
+    errors: str
+    status: str
+    seconds: float
+
+
+def qemu_command(kernel: Path, initramfs: Path, cmdline: str, folder: Path) -> list[str]:
+    """The command line; QEMU writes what the serial ports send into files below `folder`."""
+    command = [QEMU, "-accel", "tcg,thread=multi", "-cpu", "max,+svm", "-smp", "2", "-m", "2048"]
+    command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    command += ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", cmdline]
+    for port in _PORTS:
+        command += ["-serial", f"file:{folder / port}"]
+    return command
+
+
+def run(
+    kernel: Path,
+    initramfs: Path,
+    cmdline: str,
+    folder: Path,
+    *,
+    show: Callable[[bytes], None],
+    time_limit_s: float,
+) -> Result:
+    """Run the machine until it powers off.
+
+    Args:
+        kernel: a bzImage.
+        initramfs: its root file system, with a command for the exec protocol.
+        cmdline: the kernel command line.
+        folder: an empty folder for the ports' files.
+        show: receives the command's output as it comes.
+        time_limit_s: seconds after which the machine is killed.
+
+    Raises:
+        MachineError: QEMU failed, or the time is up.
+    """
+    started = time.monotonic()
+    output = folder / "output"
+    output.touch()
+    with (
+        (folder / "qemu").open("wb") as complaints,
+        subprocess.Popen(
+            qemu_command(kernel, initramfs, cmdline, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+        ) as qemu,
+        output.open("rb") as stream,
+    ):
+        try:
+            while qemu.poll() is None:
+                if time.monotonic() - started > time_limit_s:
+                    raise MachineError(_too_late(folder, time_limit_s))
+                time.sleep(_POLL_S)
+                show(stream.read())
+            show(stream.read())
+        finally:
+            qemu.kill()
+        complaint = (folder / "qemu").read_text(errors="replace").strip()
+    if qemu.returncode != 0:
+        raise MachineError(f"{QEMU} failed with exit code {qemu.returncode}: {complaint}")
+    return Result(
+        console=_text(folder / "console"),
+        errors=_text(folder / "errors"),
+        status=_text(folder / "status").strip(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _too_late(folder: Path, time_limit_s: float) -> str:
+    last = (_text(folder / "console").strip().splitlines() or ["nothing"])[-1]
+    return f"the machine did not end within {time_limit_s:.0f} s; its console's last line: {last}"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
