@@ -14,7 +14,7 @@ PML4, PDPT, PD, PT, GDT = 0x9000, 0xA000, 0xB000, 0xC000, 0x500
 
 
 class LongMode:
-    """One vCPU in 64-bit mode; the first 2 MiB in 4 KiB pages, the rest of 1 GiB in 2 MiB pages, identity."""
+    """One vCPU in 64-bit mode; identity: 4 KiB pages below 2 MiB, larger ones up to 1 GiB."""
 
     def __init__(self, size: int = 0x800000) -> None:
         self.memory = mmap.mmap(-1, size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from kvm_ioctls import IoOut, Regs
+
 NX, RW = 1 << 63 | 3, 3
 ALIAS = 0x100000  # a second mapping of the code page
 
@@ -55,7 +57,7 @@ def test_code_across_a_page_border_is_seen_on_both_sides(long_mode):
 
 
 def test_more_scattered_pages_than_ranges(long_mode):
-    """Sixty functions 128 KiB apart, each patched after its first call: watched ranges merge, none is lost."""
+    """Sixty functions 128 KiB apart, each patched: watched ranges merge, none is lost."""
     places = [0x20000 * n for n in range(2, 62)]
     long_mode.put(
         0x10000,
@@ -81,10 +83,10 @@ def test_more_scattered_pages_than_ranges(long_mode):
 
 def test_invalidate_tells_of_writes_from_outside(long_mode):
     """A device's write to code while the vCPU is out with an I/O exit."""
-    long_mode.put(0x10000, bytes.fromhex("ffd7 89c3 e680 ffd7 f4"))  # call; mov ebx, eax; out; call; hlt
+    long_mode.put(
+        0x10000, bytes.fromhex("ffd7 89c3 e680 ffd7 f4")
+    )  # call; mov ebx, eax; out; call; hlt
     long_mode.put(0x20000, RETURN_1)
-    from kvm_ioctls import IoOut, Regs
-
     long_mode.vcpu.set_regs(Regs(rip=0x10000, rsp=0x8000, rflags=2, rdi=0x20000))
     assert isinstance(long_mode.vcpu.run(), IoOut)
     long_mode.put(0x20001, b"\x09")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +26,11 @@ def _run_bounded(vcpu, exits: int = 200) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(code=st.binary(min_size=1, max_size=64), rax=st.integers(0, 2**64 - 1), rcx=st.integers(0, 2**64 - 1))
+@given(
+    code=st.binary(min_size=1, max_size=64),
+    rax=st.integers(0, 2**64 - 1),
+    rcx=st.integers(0, 2**64 - 1),
+)
 def test_random_code_in_long_mode(long_mode, code, rax, rcx):
     """Random bytes at privilege level 0, with tables, stack and MSRs in their reach."""
     long_mode.put(0x10000, code + b"\xf4" * 16)
@@ -35,7 +40,9 @@ def test_random_code_in_long_mode(long_mode, code, rax, rcx):
     sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, 0x9000, 0x620, 0xD00
     sregs.tr.type, sregs.tr.present, sregs.tr.s = 11, 1, 0
     long_mode.vcpu.set_sregs(sregs)
-    long_mode.vcpu.set_regs(Regs(rip=0x10000, rsp=0x8000, rflags=2, rax=rax, rcx=rcx, rdi=0x7000, rsi=0xFEE00000))
+    long_mode.vcpu.set_regs(
+        Regs(rip=0x10000, rsp=0x8000, rflags=2, rax=rax, rcx=rcx, rdi=0x7000, rsi=0xFEE00000)
+    )
     _run_bounded(long_mode.vcpu)
 
 
@@ -43,8 +50,6 @@ def test_random_code_in_long_mode(long_mode, code, rax, rcx):
 @given(code=st.binary(min_size=1, max_size=128))
 def test_random_code_in_real_mode(code):
     """The reset state over random memory."""
-    import mmap
-
     memory = mmap.mmap(-1, 0x100000)
     with Kvm().create_vm() as vm:
         vm.set_user_memory_region(0, 0, memory)
@@ -59,12 +64,17 @@ def test_random_code_in_real_mode(code):
 
 
 def test_the_private_pages_protect_nobody_but_the_guest(long_mode):
-    """A guest that maps the engine's intercept block and overwrites it gets no further than its own MSRs."""
+    """A guest that overwrites the engine's intercept block gets no further than its own MSRs."""
     private = (1 << 40) - 0x4000
     for page in range(4):
         long_mode.map_page(0x100000 + page * 4096, private + page * 4096, 3)
     # rep stosq over 16 KiB with ones, then an unknown RDMSR, a CR8 write and a halt
-    long_mode.put(0x10000, bytes.fromhex("bf00001000 b900080000 48c7c0ffffffff f348ab b978563412 0f32 31c0 440f22c0 f4"))
+    long_mode.put(
+        0x10000,
+        bytes.fromhex(
+            "bf00001000 b900080000 48c7c0ffffffff f348ab b978563412 0f32 31c0 440f22c0 f4"
+        ),
+    )
     long_mode.vcpu.set_regs(Regs(rip=0x10000, rsp=0x8000, rflags=2))
     _run_bounded(long_mode.vcpu)
     long_mode.vcpu.get_msrs([0xC0000080, 0xC0000102])

@@ -1,4 +1,4 @@
-"""The C machine's lifetime: it goes with the last of the VM and its vCPUs, in whichever order they are closed."""
+"""The C machine's lifetime: it goes with the last of the VM and its vCPUs, in any order."""
 
 from __future__ import annotations
 

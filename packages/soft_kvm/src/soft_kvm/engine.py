@@ -17,8 +17,10 @@ SUPPORTED = (2, 1)
 """The engine's major and minor version whose behaviour soft_kvm knows."""
 
 HASWELL = 19
-"""uc_cpu_x86: an Intel model whose every advertised instruction the engine has (it advertises no AVX-512;
-newer models advertise more than they execute)."""
+"""uc_cpu_x86: an Intel model whose every advertised instruction the engine has.
+
+Newer models advertise more than the engine executes.
+"""
 
 
 def library_path() -> Path:

@@ -85,7 +85,7 @@ class Scratch:
         return bytes(self.bytes)
 
     def until_exception(self) -> int:
-        """Runs from `context` to the first exception, whose number it returns; the state is in `context`."""
+        """Runs from `context` to the first exception: its number; the state is in `context`."""
         number = ffi.new("uint32_t *", 0xFFFFFFFF)
         lib.sk_probe_on_interrupt(self.uc, self.context, number)
         return int(number[0])
@@ -181,7 +181,7 @@ def _get(scratch: Scratch, offset: int, code: str) -> int:
 
 
 def _start(scratch: Scratch, at: dict[str, int], code: bytes) -> None:
-    """Long mode with 16 KiB mapped at 0 (tables at 0x1000-0x3fff, nothing else), `code` at 0x800."""
+    """Long mode, 16 KiB at 0 with tables from 0x1000 on and `code` at 0x800."""
     memory = scratch.memory
     memory[0x800 : 0x800 + len(code)] = code
     struct.pack_into("<Q", memory, 0x1000, 0x2007)
@@ -218,7 +218,7 @@ def _check(scratch: Scratch, at: dict[str, int]) -> None:
     """Runs guests whose outcome proves the offsets that patterns could not reach."""
     _start(scratch, at, bytes.fromhex("89042500004000"))  # mov [0x400000], eax: not mapped
     number = scratch.until_exception()
-    found = (
+    found: tuple[int, ...] = (
         number,
         _get(scratch, at["error_code"], "<I"),
         _get(scratch, at["old_exception"], "<i"),

@@ -1,8 +1,9 @@
 """Which model-specific registers there are.
 
 A guest's access to any other raises #GP, KVM_GET_MSRS and KVM_SET_MSRS refuse it.  The C part
-(intercept.c) decides the same for the guest; MISC_ENABLE never says there that string instructions
-are fast: they are the engine's slowest, and a guest that is told so uses plain loops, which are not.
+(intercept.c) decides the same for the guest.  MISC_ENABLE never says there that string
+instructions are fast: they are the engine's slowest, and a guest that is told so uses plain loops,
+which are not.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ KNOWN = (
     0xC0000103,  # TSC_AUX
 )  # fmt: skip
 _KNOWN = frozenset(KNOWN)
+
 
 def is_known(index: int) -> bool:
     """Whether KVM_SET_MSRS takes it."""

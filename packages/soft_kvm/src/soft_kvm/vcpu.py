@@ -155,7 +155,7 @@ class VcpuFd:
         """KVM_GET_XSAVE: not here, there is no XSAVE (EINVAL); use `get_fpu()`."""
         raise KvmError(errno.EINVAL, "KVM_GET_XSAVE", "soft_kvm's processor has no XSAVE")
 
-    def set_xsave(self, xsave: Xsave) -> None:
+    def set_xsave(self, xsave: Xsave) -> None:  # noqa: ARG002 - the API's signature
         """KVM_SET_XSAVE: not here, there is no XSAVE (EINVAL); use `set_fpu()`."""
         raise KvmError(errno.EINVAL, "KVM_SET_XSAVE", "soft_kvm's processor has no XSAVE")
 
@@ -163,7 +163,7 @@ class VcpuFd:
         """KVM_GET_XCRS: not here, there is no XSAVE (EINVAL)."""
         raise KvmError(errno.EINVAL, "KVM_GET_XCRS", "soft_kvm's processor has no XSAVE")
 
-    def set_xcrs(self, xcrs: Xcrs) -> None:
+    def set_xcrs(self, xcrs: Xcrs) -> None:  # noqa: ARG002 - the API's signature
         """KVM_SET_XCRS: not here, there is no XSAVE (EINVAL)."""
         raise KvmError(errno.EINVAL, "KVM_SET_XCRS", "soft_kvm's processor has no XSAVE")
 

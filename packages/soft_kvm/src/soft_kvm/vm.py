@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import ClockData, IrqChip, KvmClosedError, KvmError, Mmio, Pio, PitState2
@@ -56,10 +56,8 @@ class VmFd:
             KvmError: EINVAL, EEXIST (overlap), as KVM.
         """
         machine = self._open()
-        borrow = None if memory is None else ffi.from_buffer(memory, require_writable=True)
         size = 0 if memory is None else len(memoryview(memory).cast("B"))
-        if borrow is not None and size == 0:
-            borrow = ffi.release(borrow)
+        borrow = ffi.from_buffer(memory, require_writable=True) if size else None
         host = ffi.NULL if borrow is None else ffi.cast("void *", borrow)
         result = lib.sk_vm_set_memory(machine.vm, slot, flags, guest_phys_addr, size, host)
         if result < 0:
@@ -109,7 +107,7 @@ class VmFd:
         """KVM_CREATE_IRQCHIP: two PICs, an IOAPIC, a local APIC per vCPU."""
         check(lib.sk_vm_create_irqchip(self._open().vm), "KVM_CREATE_IRQCHIP")
 
-    def create_pit2(self, flags: int = 0) -> None:
+    def create_pit2(self, flags: int = 0) -> None:  # noqa: ARG002 - the API's signature
         """KVM_CREATE_PIT2; `flags` is of no consequence: the speaker makes no sound."""
         check(lib.sk_vm_create_pit(self._open().vm), "KVM_CREATE_PIT2")
 
@@ -209,7 +207,7 @@ class VmFd:
         return self._machine
 
     def close(self) -> None:
-        """Frees it; the engine and the memory go with the last of its vCPUs.  May be called again."""
+        """Frees it; engine and memory go with the last of its vCPUs.  May be called again."""
         if self._machine is not None:
             machine, self._machine = self._machine, None
             machine.drop()
@@ -241,7 +239,7 @@ def _require_eventfd(fd: int, ioctl: str) -> None:
         KvmError: EBADF, EINVAL: it is not an eventfd.
     """
     try:
-        kind = os.readlink(f"/proc/self/fd/{fd}")
+        kind = str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
         raise KvmError(errno.EBADF, ioctl, f"{fd} is not an open file descriptor") from None
     if "eventfd" not in kind:

@@ -43,7 +43,9 @@ def test_window_offsets(chip):
     assert chip.read(0xFEC00100) is None
 
 
-@pytest.mark.parametrize(("gsi", "pin"), [(0, 0), (1, 1), (2, 2), (4, 4), (15, 15), (16, 16), (23, 23)])
+@pytest.mark.parametrize(
+    ("gsi", "pin"), [(0, 0), (1, 1), (2, 2), (4, 4), (15, 15), (16, 16), (23, 23)]
+)
 def test_gsi_drives_its_pin(chip, gsi, pin):
     """KVM's default routing: a GSI is the pin of its number."""
     chip.set_entry(pin, 0x60)
