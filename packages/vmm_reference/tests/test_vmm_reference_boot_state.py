@@ -8,7 +8,7 @@ import pytest
 
 from kvm_ioctls import CpuidEntry, Dtable, Fpu, Regs, Segment, Sregs
 from vm_memory import GuestMemory
-from vmm_reference.arch.x86_64 import e820, layout, msrs, registers
+from vmm_reference.arch.x86_64 import e820, layout, msrs, registers, reset_vector
 from vmm_reference.vcpu import configure
 
 GIB = 1 << 30
@@ -176,3 +176,9 @@ def test_e820_reserves_what_is_not_memory():
     """The ACPI tables' and KVM's own pages are reserved."""
     reserved = [(e.addr, e.size) for e in e820.e820_map(1 * GIB) if e.type == 2]
     assert reserved == [(0x9FC00, 0x60400), (0xFFFB_C000, 0x4000)]
+
+
+def test_reset_vector_resets(memory):
+    """F000:FFF0 holds the keyboard controller's reset, for kernels that restart through it."""
+    reset_vector.write_reset_code(memory)
+    assert memory.read(0xFFFF0, 7) == bytes.fromhex("b0fe e664 f4 ebfd")

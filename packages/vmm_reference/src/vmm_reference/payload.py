@@ -21,7 +21,7 @@ from linux_loader import (
     load_kernel,
     write_zero_page,
 )
-from vmm_reference.arch.x86_64 import e820, layout, registers
+from vmm_reference.arch.x86_64 import e820, layout, registers, reset_vector
 from vmm_reference.config import SerialMode
 from vmm_reference.errors import HostError, InputFileError, OptionError, UsageError
 
@@ -154,7 +154,10 @@ def load(
     Raises:
         UsageError: a file or the command line cannot be used.
     """
+    if len(tables.blob) > layout.ACPI_MAX_SIZE:
+        raise HostError("the ACPI tables of this machine do not fit below 1 MiB")
     memory.write(tables.base, tables.blob)
+    reset_vector.write_reset_code(memory)
     registers.write_boot_tables(memory)
     kernel = _load_kernel(payload, memory)
     initramfs = _load_initramfs(payload, memory, kernel)

@@ -11,7 +11,8 @@ live.
 0x0000_9000         page tables: PML4, PDPT at 0xa000, page directory at 0xb000
 0x0002_0000         kernel command line
 0x0009_fc00         end of low memory in the e820 map
-0x000e_0000         ACPI tables, RSDP first, below 1 MiB
+0x000e_0000         ACPI tables, RSDP first
+0x000f_fff0         real-mode reset vector (`reset_vector`)
 0x0010_0000         high memory: the kernel, then everything else
 0xc000_0000         end of memory below 4 GiB; start of the gap
 0xfec0_0000         IOAPIC
@@ -39,7 +40,7 @@ CMDLINE_START = 0x20000
 CMDLINE_MAX_SIZE = 0x10000
 LOW_RAM_END = 0x9FC00
 ACPI_START = 0xE0000
-ACPI_MAX_SIZE = 0x20000
+ACPI_MAX_SIZE = 0x1FFF0
 HIGH_RAM_START = 0x100000
 
 GAP_START = 3 * GIB
