@@ -91,7 +91,8 @@ class Apt:
         result = self._run("apt-get", "update", seconds=_UPDATE_SECONDS)
         lists = self.folder / "state" / "lists"
         if not any(lists.glob("*_Packages*")):
-            cause = _cause_of(result.stderr, otherwise=Cause.NO_SOURCES)
+            silent = Cause.APT_FAILED if result.returncode else Cause.NO_SOURCES
+            cause = _cause_of(result.stderr, otherwise=silent)
             if cause is Cause.NO_SOURCES:
                 raise GuestAssetsError(cause, "apt has no package sources that it can read")
             raise _error(cause, "update", result.stderr, self.folder)

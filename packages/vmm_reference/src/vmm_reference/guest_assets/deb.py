@@ -13,9 +13,10 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
+from vmm_reference.guest_assets.zstd import find_zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +53,8 @@ def _ar_members(package: Path, file: IO[bytes]) -> Iterator[tuple[str, int]]:
         except ValueError:
             raise _bad(package, "is damaged (bad ar size)") from None
         start = file.tell()
+        if start + size > package.stat().st_size:
+            raise _bad(package, "is cut short")
         yield header[:16].decode("ascii", "replace").rstrip(" /"), size
         file.seek(start + size + size % 2)
 
@@ -79,8 +82,8 @@ def read_members(package: Path, wanted: Callable[[str], bool]) -> list[Member]:
             raise
         raise _bad(package, f"is damaged ({error})") from error
     except Exception as error:
-        # lzma.LZMAError and zlib.error share no base class but Exception
-        if type(error).__module__ in {"_lzma", "lzma", "zlib"}:
+        # LZMAError, zlib.error and ZstdError share no base class but Exception
+        if type(error).__module__ in {"_lzma", "zlib", "compression.zstd", "backports.zstd"}:
             raise _bad(package, f"is damaged ({error})") from error
         raise
 
@@ -116,8 +119,8 @@ def _open_tar(package: Path, suffix: str, window: _Window) -> Iterator[tarfile.T
     if mode is not None:
         with tarfile.open(fileobj=window, mode=mode) as archive:
             yield archive
-    elif suffix == ".zst" and (source := _zstd_reader(window)) is not None:
-        with source, tarfile.open(fileobj=source, mode="r|") as archive:
+    elif suffix == ".zst" and (zstd := find_zstd()) is not None:
+        with zstd.ZstdFile(window) as source, tarfile.open(fileobj=source, mode="r|") as archive:
             yield archive
     elif shutil.which("dpkg-deb"):
         plain = subprocess.run(
@@ -131,21 +134,8 @@ def _open_tar(package: Path, suffix: str, window: _Window) -> Iterator[tarfile.T
         raise GuestAssetsError(
             Cause.BAD_PACKAGE,
             f"{package.name} is compressed as {suffix[1:]}, which this Python cannot unpack",
-            "pip install zstandard, or pass --kernel and --initramfs",
+            "pip install backports.zstd, or pass --kernel and --initramfs",
         )
-
-
-def _zstd_reader(source: _Window) -> IO[bytes] | None:
-    """A decompressing reader from whichever zstd module there is (3.14 has its own)."""
-    with contextlib.suppress(ImportError):
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
-
-        return cast("IO[bytes]", zstd.ZstdFile(source))
-    with contextlib.suppress(ImportError):
-        import zstandard  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
-
-        return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(source))
-    return None
 
 
 class _Window(io.RawIOBase):

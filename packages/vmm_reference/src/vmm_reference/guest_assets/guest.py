@@ -10,6 +10,7 @@ import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ BUSYBOX_PACKAGE = "busybox-static"
 
 # What an initramfs is made by; a change of one of these files makes another one.
 _RECIPE = ("cpio", "init_script", "initramfs", "kernel", "modules", "raw_ports")
+
+# Modules that linux_loader unpacks a kernel with, by its names for them.
+_DECOMPRESSORS = {"lz4": "lz4", "zstd": "backports.zstd"}
 
 # How many builds by other versions of these files stay in the cache (3 MB each).
 _OTHER_BUILDS = 3
@@ -123,6 +127,9 @@ def _cached(store: Cache, *, verify: bool = False) -> GuestImage | None:
     if found is None:
         return None
     files = found.files
+    missing = found.facts.get("missing")
+    if missing and _is_installed(missing):
+        return None  # the kernel can be unpacked now
     try:
         vmlinux = files.get("vmlinux")
         return GuestImage(
@@ -134,6 +141,13 @@ def _cached(store: Cache, *, verify: bool = False) -> GuestImage | None:
         )
     except KeyError:
         return None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # its package is not there
+        return False
 
 
 def _prepare(store: Cache, log: Log, *, refetch: bool) -> None:
@@ -178,14 +192,14 @@ def _build(store: Cache, log: Log, parts: Ingredients, key: str, version: str) -
 
     folder = f"guests/{parts.release}_{key}".replace(":", "_")
     files = {"kernel": store.write(f"{folder}/vmlinuz", parts.vmlinuz)}
-    vmlinux = _unpacked(store, log, files["kernel"], f"{folder}/vmlinux")
+    vmlinux, missing = _unpacked(store, log, files["kernel"], f"{folder}/vmlinux")
     if vmlinux is not None:
         files["vmlinux"] = vmlinux
     files["initramfs"] = store.write(
         f"{folder}/initramfs-{_recipe()}.cpio",
         initramfs.build(parts.busybox, parts.release, parts.modules),
     )
-    store.save(_manifest(), {"version": version}, files)
+    store.save(_manifest(), {"version": version, "missing": missing}, files)
     _sweep(store)
     log(f"the guest is ready: Linux {version}")
 
@@ -201,16 +215,21 @@ def _sweep(store: Cache) -> None:
         store.sweep(folder, keep)
 
 
-def _unpacked(store: Cache, log: Log, kernel: Stamp, path: str) -> Stamp | None:
-    """The vmlinux of the kernel, or None: it saves boot time and nothing depends on it."""
-    from linux_loader import LoaderError, extract_vmlinux  # noqa: PLC0415
+def _unpacked(store: Cache, log: Log, kernel: Stamp, path: str) -> tuple[Stamp | None, str]:
+    """Unpack the kernel to a vmlinux: it saves boot time, and nothing depends on it.
+
+    Returns:
+        Its stamp, or None and the name of the module that would help, if one would.
+    """
+    from linux_loader import LoaderError, MissingDecompressor, extract_vmlinux  # noqa: PLC0415
 
     try:
         vmlinux = extract_vmlinux(store.root / kernel.path)
     except LoaderError as error:
         log(f"the kernel stays compressed, so it boots slower under emulation: {error}")
-        return None
-    return store.write(path, vmlinux)
+        extra = error.extra if isinstance(error, MissingDecompressor) else None
+        return None, _DECOMPRESSORS.get(extra or "", "")
+    return store.write(path, vmlinux), ""
 
 
 def _fetch(store: Cache, log: Log) -> Manifest:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from vmm_reference.guest_assets.zstd import find_zstd
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -93,11 +95,13 @@ def decompress(data: bytes, suffix: str) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
+    zstd = find_zstd()
+    if zstd is None:
+        raise ModuleError("no way to unpack .zst without the module backports.zstd")
     try:
-        import zstandard  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
-    except ImportError:
-        raise ModuleError("no way to unpack .zst without the module zstandard") from None
-    plain: bytes = zstandard.ZstdDecompressor().stream_reader(data).read()
+        plain: bytes = zstd.decompress(data)
+    except zstd.ZstdError as error:
+        raise ModuleError(f"damaged .zst data ({error})") from error
     return plain
 
 
