@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvm_ioctls import RunPage, exits
@@ -46,6 +46,7 @@ def test_the_answer_to_an_input_goes_into_the_page(page):
     assert page.raw[DATA : DATA + 12] == bytes(range(12))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -202,6 +203,7 @@ def test_hypercalls_are_answered_in_the_page(page):
     assert call.ret == 2**64 - 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.binary(min_size=256, max_size=256))
 def test_any_page_decodes(reason, payload):
     """Whatever the page says, decoding gives an exit that can be printed."""

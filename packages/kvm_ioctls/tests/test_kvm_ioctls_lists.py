@@ -7,13 +7,14 @@ import gc
 from mmap import mmap
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvm_ioctls import CpuidEntry, KvmError, MsrEntry, _lists
 from kvm_ioctls._slots import SlotTable, borrow
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)), max_size=50))
 def test_lists_round_trip(values):
     """What is packed behind a header is what comes out."""
@@ -41,6 +42,7 @@ class Fake:
         return 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4096))
 def test_a_list_of_any_length_is_fetched(size):
     """The room doubles until the list fits."""
@@ -56,6 +58,7 @@ def test_a_list_without_end_is_an_error():
         _lists.fetch(Fake(10**6), "KVM_GET_CPUID2", "struct kvm_cpuid2", CpuidEntry.SIZE)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30))
 def test_slots_hold_exactly_what_is_in_them(steps):
     """Model: an mmap can be closed exactly when no slot has it."""

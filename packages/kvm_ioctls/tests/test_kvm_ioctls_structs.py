@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvm_ioctls
@@ -84,11 +85,11 @@ def test_a_new_structure_is_zero(cls):
 
 
 @by_class
-@given(data=st.data())
-def test_bytes_round_trip(cls, data):
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_bytes_round_trip(cls, seed):
     """Any bytes of the right length are a structure, and come back unchanged."""
-    image = data.draw(st.binary(min_size=cls.SIZE, max_size=cls.SIZE)) if cls.SIZE < 600 else b""
-    image = image.ljust(cls.SIZE, b"\x5a")
+    image = Random(seed).randbytes(cls.SIZE)  # noqa: S311 - any bytes
     record = cls.from_bytes(image)
     assert bytes(record) == image
     assert record == cls.from_bytes(image)
@@ -102,6 +103,7 @@ def test_other_lengths_are_refused(cls):
         cls.from_bytes(bytes(cls.SIZE - 1))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(Regs.FIELDS), st.integers(0, 2**64 - 1)))
 def test_members_are_independent(values):
     """Setting some registers sets these and no others."""
@@ -112,6 +114,7 @@ def test_members_are_independent(values):
     assert Regs.from_bytes(bytes(regs)) == regs
 
 
+@settings(deadline=None)
 @given(st.sampled_from(Segment.FIELDS), st.integers())
 def test_values_that_do_not_fit_are_refused(name, value):
     """A value is stored exactly or not at all."""
@@ -201,6 +204,7 @@ def test_signed_members():
     assert pit.channels[0].count_load_time == -5
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_routes(address, data, gsi):
     """Routing entries hold a 64-bit address in two halves."""
