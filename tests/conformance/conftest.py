@@ -91,3 +91,14 @@ def needs(hypervisor):
             pytest.skip(f"this KVM differs: {lacks}")
 
     return check
+
+
+@pytest.fixture
+def soft_kvm_differs(hypervisor, request):
+    """`soft_kvm_differs(how)`: the test must fail on soft_kvm, as its README says."""
+
+    def note(how: str) -> None:
+        if hypervisor.name == "soft":
+            request.applymarker(pytest.mark.xfail(reason=how, strict=True))
+
+    return note
