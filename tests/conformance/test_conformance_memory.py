@@ -160,7 +160,8 @@ def test_memory_above_4_gib(machine, extra):
     assert extra[0x10:0x18] == bytes.fromhex("8877665544332211")
     assert machine.vcpu.get_regs().rcx == 0x1122334455667788
     machine.vcpu.set_regs(_at(machine, rbx=(2 << 30) + 0x4000))
-    assert isinstance(exit_ := machine.run(), MmioWrite)
+    exit_ = machine.run()
+    assert isinstance(exit_, MmioWrite)
     while isinstance(exit_, MmioWrite):  # of 8 bytes at once or in parts
         exit_ = machine.run()
     assert isinstance(exit_, MmioRead)
