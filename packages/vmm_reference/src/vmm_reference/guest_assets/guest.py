@@ -10,7 +10,6 @@ import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +143,8 @@ def _cached(store: Cache, *, verify: bool = False) -> GuestImage | None:
 
 
 def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec  # noqa: PLC0415  # almost never needed
+
     try:
         return find_spec(module) is not None
     except ImportError:  # its package is not there
