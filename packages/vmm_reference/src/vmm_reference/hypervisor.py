@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmm_reference.config import HypervisorChoice
-from vmm_reference.errors import HypervisorUnavailable
+from vmm_reference.errors import HypervisorUnavailable, OptionError
 
 if TYPE_CHECKING:
     import os
 
     from kvm_ioctls.protocols import Hypervisor
+    from vmm_reference.config import CpusConfig
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,40 @@ def open_hypervisor(
             return OpenHypervisor(_open_soft(), soft=True)
         case HypervisorChoice.AUTO:
             return _open_best(path)
+
+
+def require_extensions(hypervisor: Hypervisor) -> None:
+    """Refuse a hypervisor that lacks what a virtual machine is made with.
+
+    Raises:
+        HypervisorUnavailable: names what is missing.
+    """
+    from kvm_ioctls import Cap  # noqa: PLC0415  # whoever calls has loaded it
+
+    required = (
+        Cap.IRQCHIP,
+        Cap.USER_MEMORY,
+        Cap.SET_TSS_ADDR,
+        Cap.SET_IDENTITY_MAP_ADDR,
+        Cap.EXT_CPUID,
+        Cap.PIT2,
+        Cap.IRQFD,
+    )
+    missing = [cap.name for cap in required if not hypervisor.check_extension(cap)]
+    if missing:
+        raise HypervisorUnavailable(f"this hypervisor lacks {', '.join(missing)}")
+
+
+def refuse_too_many_cpus(hypervisor: Hypervisor, cpus: CpusConfig) -> None:
+    """Refuse more processors than `hypervisor` can run.
+
+    Raises:
+        OptionError: says how many it can.
+    """
+    most = hypervisor.get_max_vcpus()
+    if cpus.boot > most:
+        reason = f"this hypervisor runs at most {most} processor{'s' if most > 1 else ''}"
+        raise OptionError("--cpus", str(cpus), reason)
 
 
 def _open_best(path: str | os.PathLike[str]) -> OpenHypervisor:

@@ -27,11 +27,15 @@ from vmm_reference import payload as payloads
 from vmm_reference import vcpu as vcpus
 from vmm_reference.arch.x86_64 import cpuid, layout
 from vmm_reference.device_manager import DeviceManager
-from vmm_reference.errors import HypervisorUnavailable, OptionError, VmStateError
+from vmm_reference.errors import VmStateError
 from vmm_reference.event_loop import EventLoop
 from vmm_reference.exit_codes import EndKind, VmExit
 from vmm_reference.host_io import HostIo
-from vmm_reference.hypervisor import open_hypervisor
+from vmm_reference.hypervisor import (
+    open_hypervisor,
+    refuse_too_many_cpus,
+    require_extensions,
+)
 from vmm_reference.legacy.pvpanic import PanicEvent
 from vmm_reference.memory_manager import MemoryManager, refuse_beyond_host
 from vmm_reference.serial_lines import SerialLines
@@ -54,15 +58,6 @@ At Python's default of 5 ms, one busy thread cuts a vCPU from 57,000 exits per s
 hundred; at 50 µs it keeps about 10,000. Mostly sleeping threads cost nothing either way.
 """
 
-_REQUIRED = (
-    Cap.IRQCHIP,
-    Cap.USER_MEMORY,
-    Cap.SET_TSS_ADDR,
-    Cap.SET_IDENTITY_MAP_ADDR,
-    Cap.EXT_CPUID,
-    Cap.PIT2,
-    Cap.IRQFD,
-)
 _PIT_SPEAKER_DUMMY = 1
 """KVM_PIT_SPEAKER_DUMMY: port 0x61 is the timer's, too."""
 
@@ -288,8 +283,8 @@ class Vm:
             opened = open_hypervisor(config.hypervisor)
             teardown.callback(opened.hypervisor.close)
         hypervisor = opened.hypervisor
-        _require_extensions(hypervisor)
-        _refuse_too_many_cpus(hypervisor, config)
+        require_extensions(hypervisor)
+        refuse_too_many_cpus(hypervisor, config.cpus)
         payload = payloads.choose_payload(
             config, soft=opened.soft, size=self._io.size, log=logger.warning
         )
@@ -387,16 +382,3 @@ class _GuestRequests:
         self._vm._panicked = True  # noqa: SLF001  # one class in two parts
         if self.loop is not None:
             self.loop.call_later(_PANIC_GRACE_NS, lambda: self._vm.stop(VmExit(EndKind.PANIC)))
-
-
-def _require_extensions(hypervisor: Hypervisor) -> None:
-    missing = [cap.name for cap in _REQUIRED if not hypervisor.check_extension(cap)]
-    if missing:
-        raise HypervisorUnavailable(f"this hypervisor lacks {', '.join(missing)}")
-
-
-def _refuse_too_many_cpus(hypervisor: Hypervisor, config: VmConfig) -> None:
-    most = hypervisor.get_max_vcpus()
-    if config.cpus.boot > most:
-        reason = f"this hypervisor runs at most {most} processor{'s' if most > 1 else ''}"
-        raise OptionError("--cpus", str(config.cpus), reason)
