@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-# Parts of the standard library and of environments that no test imports.
+# Parts of the standard library and of environments that no test of KVM imports.
 _LEFT_OUT = (
     "test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data",
-    "site-packages", "dist-packages", "pip", "setuptools", "wheel", "pkg_resources",
+    "site-packages", "dist-packages", "pip", "setuptools", "wheel", "pkg_resources", "unicorn",
 )  # fmt: skip
 _LEFT_OUT_SUFFIXES = frozenset({".a", ".exe", ".h", ".pyi"})
 
