@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,8 @@ TOOL_REQUIREMENTS = ("nox", "build", "setuptools", "wheel", "cffi")
 
 def key() -> str:
     """What must be equal for an environment to be used again."""
-    parts = (CONSTRAINTS.read_bytes(), sys.version.encode(), sys.base_prefix.encode(), bytes(ROOT))
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+    python = f"{sys.implementation.cache_tag} {platform.python_version()} {sys.base_prefix} {ROOT}"
+    return hashlib.sha256(CONSTRAINTS.read_bytes() + os.fsencode(python)).hexdigest()[:12]
 
 
 def base() -> Path:
