@@ -440,6 +440,8 @@ def test_failure_at_work_becomes_needs_reset(started, recorder, failure):
     assert started.transport.failure is failure
     assert started.reports == [failure]
     assert not started.transport.process_queue(0)
+    started.queue.add([b"x"])
+    assert recorder.queues[0].pop() is None
     recorder.interrupt.needs_reset(DeviceFailed("again"))
     recorder.interrupt.used_buffer(0)
     assert started.interrupt.count == 1

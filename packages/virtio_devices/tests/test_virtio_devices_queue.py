@@ -162,9 +162,10 @@ def test_head_in_flight_raises(driver, queue):
     assert queue.in_flight == {0}
 
 
-def test_next_beyond_the_table_raises(driver, queue):
+@pytest.mark.parametrize("following", [SIZE, 99])
+def test_next_beyond_the_table_raises(driver, queue, following):
     """The walk does not leave the table."""
-    driver.write_descriptor(0, 0x9000, 1, NEXT, 99)
+    driver.write_descriptor(0, 0x9000, 1, NEXT, following)
     driver.offer(0)
     refused(queue, InvalidChain, "2.7.5")
 

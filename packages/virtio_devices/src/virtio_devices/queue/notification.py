@@ -14,4 +14,4 @@ def crosses_event(event: int, index: int, added: int) -> bool:
     All but `added` are free-running 16-bit indices. The entry with index `event` itself asks
     for the notification, that is, the step from `event` to `event` + 1.
     """
-    return added >= _INDICES or (index - event - 1) % _INDICES < added
+    return (index - event - 1) % _INDICES < added
