@@ -137,3 +137,30 @@ def test_a_vcpu_moves_between_threads(machine):
     runner.join(5)
     assert exits == [Hlt]
     assert machine.run_to_hlt() == [(0xE0, b"A")]
+
+
+def test_registers_set_at_an_exit_are_where_it_goes_on(machine):
+    """An I/O exit can be left for another place: nothing of the old one is executed."""
+    machine.real_mode(
+        bytes.fromhex("e6e0 e6e1 c606006001 f4")
+    )  # out; out; mov byte [0x6000], 1; hlt
+    assert machine.next_out()[0] == 0xE0
+    machine.put(0x1100, bytes.fromhex("b042 e6e2 f4"))  # mov al, 0x42; out; hlt
+    regs = machine.vcpu.get_regs()
+    regs.rip = 0x1100
+    machine.vcpu.set_regs(regs)
+    assert machine.next_out() == (0xE2, 0x42)
+    assert machine.run_to_hlt() == []
+    assert machine.memory[0x6000] == 0
+
+
+def test_registers_got_at_an_exit_can_be_set_again(machine):
+    """An identity round trip in the middle of an access changes nothing."""
+    machine.real_mode(bytes.fromhex("b001 e6e0 fec0 e6e1 fec0 e6e2 f4"))  # out 1; out 2; out 3
+    seen = []
+    for _ in range(3):
+        seen.append(machine.next_out())
+        machine.vcpu.set_regs(machine.vcpu.get_regs())
+        machine.vcpu.set_sregs(machine.vcpu.get_sregs())
+    assert seen == [(0xE0, 1), (0xE1, 2), (0xE2, 3)]
+    assert machine.run_to_hlt() == []

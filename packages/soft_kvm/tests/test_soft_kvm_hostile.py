@@ -65,14 +65,14 @@ def test_random_code_in_real_mode(code):
 
 def test_the_private_pages_protect_nobody_but_the_guest(long_mode):
     """A guest that overwrites the engine's intercept block gets no further than its own MSRs."""
-    private = (1 << 40) - 0x4000
-    for page in range(4):
+    private = (1 << 40) - 0x5000
+    for page in range(5):
         long_mode.map_page(0x100000 + page * 4096, private + page * 4096, 3)
-    # rep stosq over 16 KiB with ones, then an unknown RDMSR, a CR8 write and a halt
+    # rep stosq over 16 KiB and more with ones, then an unknown RDMSR, a CR8 write and a halt
     long_mode.put(
         0x10000,
         bytes.fromhex(
-            "bf00001000 b900080000 48c7c0ffffffff f348ab b978563412 0f32 31c0 440f22c0 f4"
+            "bf00001000 b9000a0000 48c7c0ffffffff f348ab b978563412 0f32 31c0 440f22c0 f4"
         ),
     )
     long_mode.vcpu.set_regs(Regs(rip=0x10000, rsp=0x8000, rflags=2))

@@ -134,6 +134,8 @@ def _find_efer(scratch: Scratch) -> int:
 
 
 def _locate(scratch: Scratch) -> dict[str, int]:
+    if scratch.size > lib.SK_MAX_IMAGE:
+        raise UnknownLayout(f"the engine's state has {scratch.size} bytes")
     patterns = _write_patterns(scratch)
     image = scratch.save()
     at = {name: _only_place(image, pattern, name) for name, pattern in patterns.items()}

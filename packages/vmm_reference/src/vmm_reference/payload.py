@@ -56,8 +56,7 @@ def make_cmdline(serial: SerialConfig, *, size: Size | None = None) -> str:
     """Return the command line for a kernel when the caller gives none.
 
     The kernel's console is the serial port if there is one, and quiet if nobody would see it. A
-    panic ends the
-    machine at once: ``panic=-1`` makes the kernel reset, and an exit code tells.
+    panic ends the machine at once: ``panic=-1`` makes the kernel reset, and an exit code tells.
 
     Args:
         serial: the first serial port.
@@ -130,7 +129,7 @@ def _default_guest(
     kernel = image.vmlinux if soft and image.vmlinux is not None else image.kernel
     cmdline = payload.cmdline
     if cmdline is None:
-        cmdline = make_cmdline(config.serial, size=size)
+        cmdline = f"{make_cmdline(config.serial, size=size)} {guest_assets.KERNEL_WORDS}"
     initramfs = payload.initramfs or image.initramfs
     return Payload(
         kernel, _joined(initramfs, image.overlay) if image.overlay else initramfs, cmdline

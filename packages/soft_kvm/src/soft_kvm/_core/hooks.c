@@ -78,7 +78,7 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
     struct sk_vcpu *v = running(data);
 
     (void)uc, (void)address, (void)size;
-    if (--v->budget <= 0)
+    if (--v->budget <= 0 && !v->replaced)
         look_around(v);
 }
 
@@ -110,6 +110,10 @@ static void on_interrupt(uc_engine *uc, uint32_t number, void *data)
     const struct sk_image *m = &v->image;
 
     (void)uc;
+    if (v->replaced) {
+        sk_uc.emu_stop(v->vm->uc);
+        return;
+    }
     sk_image_load(v);
     event.return_rip = event.faulting_rip = image_u64(m, m->at->eip);
     if (number >= 0x100) {
@@ -257,18 +261,43 @@ static void touched_chip(struct sk_vcpu *v)
 /* Between two I/O instructions of one block there is no other stop point than the second one. */
 static void stop_before_io(struct sk_vcpu *v)
 {
-    if (!__atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE))
+    if (v->replaced || !__atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE))
         return;
     v->in_hook = true;
     sk_leave(v, SK_INTERRUPTED);
     v->in_hook = false;
 }
 
+/*
+ * The caller has set other registers at an I/O exit.  The block that is under way cannot be left, but
+ * it can be kept from doing anything: with page tables that map nothing, its next access to memory
+ * faults, and until then it changes only registers, which are dropped.
+ */
+static void give_up_block(struct sk_vcpu *v)
+{
+    struct sk_image *m = &v->image;
+    uint8_t wanted[SK_MAX_IMAGE];
+
+    memcpy(wanted, m->bytes, m->at->size);
+    sk_image_load(v);
+    image_set_u64(m, m->at->cr, image_cr(m, 0) | SK_CR0_PG | SK_CR0_PE);
+    image_set_u64(m, m->at->cr + 24, SK_EMPTY_TABLES);
+    image_set_u64(m, m->at->cr + 32, image_cr(m, 4) | SK_CR4_PAE);
+    sk_image_store(v);
+    memcpy(m->bytes, wanted, m->at->size);
+    sk_uc.ctl(v->vm->uc, UC_CTL_FLUSH_TLB);
+    sk_uc.emu_stop(v->vm->uc);
+}
+
 static void leave_for_io(struct sk_vcpu *v)
 {
+    if (v->replaced)
+        return;
     v->in_hook = true;
     sk_leave(v, SK_EXIT);
     v->in_hook = false;
+    if (v->replaced)
+        give_up_block(v);
 }
 
 static uint8_t *prepare_pio(struct sk_vcpu *v, uint8_t direction, uint32_t port, int size)

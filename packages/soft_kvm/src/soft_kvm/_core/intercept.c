@@ -19,9 +19,10 @@ enum {
     INTERCEPT_MSR = 1 << (0x7c - 0x60), /* bit n of the control word is exit code 0x60 + n */
     VMCB_MSRPM_BASE = 0x48,
     PERMISSION_MAP = 0x1000, /* behind the control block; 2 bits an MSR */
-    PRIVATE_SIZE = 0x4000,
+    EMPTY_TABLES = 0x4000,   /* behind that */
+    PRIVATE_SIZE = 0x5000,
 };
-#define PRIVATE ((1ull << 40) - PRIVATE_SIZE)
+#define PRIVATE (SK_EMPTY_TABLES - EMPTY_TABLES)
 
 enum { READ = 1, WRITE = 2 };
 
@@ -56,7 +57,8 @@ bool sk_intercept_install(struct sk_vm *vm)
     if (posix_memalign((void **)&vm->private_memory, SK_PAGE, PRIVATE_SIZE))
         return false;
     memset(vm->private_memory, 0, PERMISSION_MAP);
-    memset(vm->private_memory + PERMISSION_MAP, 0xff, PRIVATE_SIZE - PERMISSION_MAP);
+    memset(vm->private_memory + PERMISSION_MAP, 0xff, EMPTY_TABLES - PERMISSION_MAP);
+    memset(vm->private_memory + EMPTY_TABLES, 0, PRIVATE_SIZE - EMPTY_TABLES);
     memcpy(vm->private_memory + VMCB_MSRPM_BASE, &map, sizeof map);
     for (unsigned i = 0; i < sizeof native_msrs / sizeof *native_msrs; i++)
         for (uint32_t msr = native_msrs[i].first; msr <= native_msrs[i].last; msr++)

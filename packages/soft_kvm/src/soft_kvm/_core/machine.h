@@ -29,6 +29,7 @@ enum {
     SK_MAX_ROUTES = 1024,
     SK_MAX_CPUID = 256,
     SK_CODE_RANGES = 20,
+    SK_MAX_IMAGE = 16384, /* bytes; layout.py checks it */
     SK_BLOCKS_PER_SLICE = 512,
 };
 
@@ -125,6 +126,7 @@ struct sk_vcpu {
     enum sk_outcome outcome;
     bool in_hook;        /* inside an engine callback that gave an exit: the engine holds the registers */
     bool parked;         /* in_hook and out of sk_vcpu_run(): keeps the baton until it runs again */
+    bool replaced;       /* in_hook, but the caller has set other registers: the image holds, the engine's are dropped */
     bool dead;           /* after a triple fault, until somebody sets registers */
     bool unchecked;      /* registers set by the caller, not yet judged as VM entry would */
     bool flush;          /* paging state changed outside the engine */
@@ -195,6 +197,7 @@ void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value
 
 /* intercept.c: MSRs and CR8 */
 #define SK_APIC_BASE_VALID (((1ull << SK_PHYS_BITS) - 1) & ~0x6ffull)
+#define SK_EMPTY_TABLES ((1ull << 40) - SK_PAGE) /* a page of zeros that no guest is told of */
 bool sk_intercept_install(struct sk_vm *vm);
 void sk_intercept_reset(struct sk_vcpu *v);
 bool sk_intercepted(struct sk_vcpu *v, uint32_t exit_code);

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <time.h>
 
-enum { SLICE_NS = 500000 };
+enum { SLICE_NS = 500000, SK_REPLACED = -1 };
 
 void sk_leave(struct sk_vcpu *v, enum sk_outcome outcome)
 {
@@ -62,6 +62,11 @@ static int emulate(struct sk_vcpu *v)
         sk_uc.ctl(vm->uc, UC_CTL_FLUSH_TLB);
     v->flush = v->stale = false;
     code = sk_uc.emu_start(vm->uc, image_u64(&v->image, v->image.at->eip), 0, 0, 0);
+    if (v->replaced) {
+        v->replaced = false;
+        v->flush = true;
+        return SK_REPLACED;
+    }
     sk_image_load(v);
     image_set_rflags(&v->image, sk_rflags(v)); /* at rest nothing is lazy */
     return code;
@@ -69,6 +74,8 @@ static int emulate(struct sk_vcpu *v)
 
 static void after_emulation(struct sk_vcpu *v, int code)
 {
+    if (code == SK_REPLACED)
+        return;
     if (code != UC_OK)
         give_internal_error(v, code);
     else if (v->stop == SK_STOP_SHUTDOWN)

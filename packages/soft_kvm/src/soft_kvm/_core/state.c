@@ -14,16 +14,18 @@ static void begin(struct sk_vcpu *v)
 {
     pthread_mutex_lock(&v->mutex);
     sk_acquire(v, false);
-    sk_image_load(v);
+    if (!v->replaced)
+        sk_image_load(v);
 }
 
 static int end(struct sk_vcpu *v, bool changed)
 {
     if (changed) {
-        sk_image_store(v);
+        if (!v->replaced)
+            sk_image_store(v);
         v->dead = false;
         v->unchecked = v->stale = true;
-    } else {
+    } else if (!v->replaced) {
         sk_image_load(v); /* MSRs and FPU registers went straight to the engine */
     }
     sk_release(v);
@@ -51,6 +53,8 @@ int sk_vcpu_set_regs(struct sk_vcpu *v, const struct kvm_regs *regs)
     const uint64_t *gprs = (const uint64_t *)regs;
 
     begin(v);
+    if (v->in_hook && regs->rip != image_u64(&v->image, v->image.at->eip))
+        v->replaced = true; /* it goes on elsewhere: the access that is under way is given up */
     for (unsigned i = 0; i < 16; i++)
         image_set_gpr(&v->image, gpr_order[i], gprs[i]);
     image_set_u64(&v->image, v->image.at->eip, regs->rip);

@@ -16,7 +16,14 @@ the signal's number.
 from __future__ import annotations
 
 from vmm_reference.guest_assets.errors import Cause, GuestAssetsError
-from vmm_reference.guest_assets.guest import GuestImage, default_guest
+from vmm_reference.guest_assets.guest import KERNEL_WORDS, GuestImage, default_guest
 from vmm_reference.guest_assets.overlay import exec_overlay
 
-__all__ = ["Cause", "GuestAssetsError", "GuestImage", "default_guest", "exec_overlay"]
+__all__ = [
+    "KERNEL_WORDS",
+    "Cause",
+    "GuestAssetsError",
+    "GuestImage",
+    "default_guest",
+    "exec_overlay",
+]
