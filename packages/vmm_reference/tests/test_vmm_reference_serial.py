@@ -234,6 +234,17 @@ def test_break_is_reported_with_its_zero_byte(port):
     assert port.read(LSR) == 0x60
 
 
+def test_a_second_break_interrupts_when_it_comes_up(port):
+    """Reading the first one's byte raises the line status interrupt again."""
+    port.write(IER, LINE)
+    assert port.serial.receive_break()
+    assert port.serial.receive_break()
+    port.read(LSR)
+    port.line.take()
+    port.read(DATA)
+    assert port.line.take() == 1
+
+
 def test_break_needs_room():
     """A full FIFO takes no break."""
     port = Port(capacity=1)

@@ -210,7 +210,8 @@ class Serial:
             if not self._received:
                 return 0
             byte = self._received.popleft() & 0xFF
-            edge = bool(self._received) and bool(self._ier & _IER_RDA)
+            # What comes up behind the byte may be a reason of its own: more data, or a break.
+            edge = bool(self._reasons() & self._ier & (_IER_RDA | _IER_LINE))
             room = self._take_room()
         self._call_out(edge=edge, room=room)
         return byte
