@@ -119,7 +119,10 @@ def docs(session: nox.Session) -> None:
 def wheels(session: nox.Session) -> None:
     """Build sdists and wheels, install them into a clean environment, boot from there."""
     sessions.install_tools(session, "pytest", "pytest-timeout")
-    sessions.pytest(session, "wheels", "tests/wheels", env={"PY_VMM_DIST": sessions.collect_dist()})
+    dist = sessions.collect_dist()
+    for wheel in sorted(Path(dist).glob("*.whl")):
+        session.log(f"{wheel.stat().st_size / 1024:6.0f} KiB  {wheel.name}")
+    sessions.pytest(session, "wheels", "tests/wheels", env={"PY_VMM_DIST": dist})
 
 
 @session
