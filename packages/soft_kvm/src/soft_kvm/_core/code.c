@@ -92,7 +92,7 @@ static void note_page(struct sk_vcpu *v, uint64_t linear)
     if (!sk_translate(v, linear, (struct sk_access){0}, &gpa, NULL))
         return;
     page = gpa / SK_PAGE;
-    if (page >= code->pages || code->bitmap[page / 8] & 1u << page % 8)
+    if (page >= code->pages || sk_code_at(v->vm, gpa))
         return;
     code->bitmap[page / 8] |= (uint8_t)(1u << page % 8);
     watch(v->vm, gpa);
@@ -105,8 +105,16 @@ static void on_translated(uc_engine *uc, uc_tb *block, uc_tb *previous, void *da
     (void)uc, (void)previous;
     sk_image_load(v);
     note_page(v, block->pc);
+    sk_string_note(v, block->pc, block->size);
     if (block->size && (block->pc ^ (block->pc + block->size - 1)) & ~(SK_PAGE - 1))
         note_page(v, block->pc + block->size - 1);
+}
+
+bool sk_code_at(const struct sk_vm *vm, uint64_t gpa)
+{
+    uint64_t page = gpa / SK_PAGE;
+
+    return page < vm->code.pages && vm->code.bitmap[page / 8] & 1u << page % 8;
 }
 
 void sk_code_install(struct sk_vm *vm)
@@ -135,7 +143,7 @@ bool sk_code_resize(struct sk_vm *vm, uint64_t pages)
 void sk_code_invalidate(struct sk_vm *vm, uint64_t gpa, uint64_t size)
 {
     for (uint64_t page = gpa / SK_PAGE; size && page <= (gpa + size - 1) / SK_PAGE && page < vm->code.pages; page++)
-        if (vm->code.bitmap[page / 8] & 1u << page % 8) {
+        if (sk_code_at(vm, page * SK_PAGE)) {
             sk_code_flush(vm);
             return;
         }

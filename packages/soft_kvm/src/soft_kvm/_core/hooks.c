@@ -28,6 +28,15 @@ static int32_t back_off(struct sk_vcpu *v)
     return v->backoff;
 }
 
+/* From a block callback: on with the image instead of the block. */
+static void leave_block(struct sk_vcpu *v)
+{
+    uint64_t rip = image_u64(&v->image, v->image.at->eip);
+
+    sk_image_store(v);
+    sk_uc.reg_write(v->vm->uc, UC_X86_REG_RIP, &rip);
+}
+
 static void look_around(struct sk_vcpu *v)
 {
     struct sk_vm *vm = v->vm;
@@ -60,14 +69,10 @@ static void look_around(struct sk_vcpu *v)
     case SK_TRIPLE_FAULT:
         stop(v, SK_STOP_SHUTDOWN);
         break;
-    case SK_INJECTED: {
-        uint64_t rip = image_u64(&v->image, v->image.at->eip);
-
+    case SK_INJECTED:
         v->backoff = 0;
-        sk_image_store(v);
-        sk_uc.reg_write(vm->uc, UC_X86_REG_RIP, &rip); /* leaves the block at once */
+        leave_block(v);
         break;
-    }
     case SK_NOTHING:
         v->budget = back_off(v);
     }
@@ -77,9 +82,11 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
 {
     struct sk_vcpu *v = running(data);
 
-    (void)uc, (void)address, (void)size;
+    (void)uc;
     if (--v->budget <= 0 && !v->replaced)
         look_around(v);
+    else if (size <= 3 && sk_string_maybe(v->vm, address) && !v->replaced && sk_string_run(v, address, size))
+        leave_block(v);
 }
 
 /* ---- exceptions ------------------------------------------------------------------------------ */

@@ -29,6 +29,7 @@ enum {
     SK_MAX_ROUTES = 1024,
     SK_MAX_CPUID = 256,
     SK_CODE_RANGES = 20,
+    SK_STRING_BITS = 1 << 14,
     SK_MAX_IMAGE = 16384, /* bytes; layout.py checks it */
     SK_BLOCKS_PER_SLICE = 512,
 };
@@ -95,6 +96,7 @@ struct sk_vm {
     unsigned ioevent_count;
     uint8_t *private_memory; /* intercept.c */
     struct sk_dirty_log *old_logs;
+    uint8_t strings[SK_STRING_BITS / 8]; /* hashes of places of string instructions, strings.c */
     uint64_t tsc_origin; /* CLOCK_MONOTONIC ns of TSC 0 */
 
     pthread_mutex_t irq_lock;
@@ -208,6 +210,13 @@ void sk_msr_in_engine(struct sk_vcpu *v, uint32_t index, uint64_t *value, bool w
 uint64_t sk_get_cr8(struct sk_vcpu *v);
 void sk_set_cr8(struct sk_vcpu *v, uint64_t value);
 void sk_set_apic_base(struct sk_vcpu *v, uint64_t value);
+
+bool sk_code_at(const struct sk_vm *vm, uint64_t gpa); /* whether code was translated from this page */
+
+/* strings.c */
+void sk_string_note(struct sk_vcpu *v, uint64_t linear, unsigned size);
+bool sk_string_maybe(const struct sk_vm *vm, uint64_t linear);
+bool sk_string_run(struct sk_vcpu *v, uint64_t linear, unsigned size);
 
 /* dirty.c */
 bool sk_dirty_start(struct sk_vm *vm, struct sk_slot *slot);
