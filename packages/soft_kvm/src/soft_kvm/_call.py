@@ -29,6 +29,18 @@ def check(result: int, ioctl: str, hint: str | None = None) -> int:
     return result
 
 
+def address(memory: object) -> CData:
+    """Where the bytes of a buffer are; whoever holds the buffer keeps them there.
+
+    The borrow ends at once: a memoryview that is collected as garbage while cffi borrows it
+    crashes CPython (issue 77894).
+    """
+    borrow = ffi.from_buffer(memory)
+    place = ffi.cast("void *", borrow)
+    ffi.release(borrow)
+    return place
+
+
 def pointer(ctype: str, record: Record) -> CData:
     """The address of a structure's bytes; `record` keeps them alive during the call."""
-    return ffi.cast(ctype, ffi.from_buffer(record.raw))
+    return ffi.cast(ctype, address(record.raw))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvm_ioctls import KvmError
 from soft_kvm import engine, layout
 from soft_kvm._ffi import ffi, lib
-
-if TYPE_CHECKING:
-    from soft_kvm._ffi import CData
 
 
 class Machine:
@@ -20,7 +15,7 @@ class Machine:
         self.vm = lib.sk_vm_new(self._layout, engine.HASWELL)
         if self.vm == ffi.NULL:
             raise KvmError(12, "KVM_CREATE_VM", "the Unicorn engine could not be opened")
-        self.borrowed: dict[int, CData] = {}
+        self.borrowed: dict[int, memoryview] = {}
         self._users = 1
 
     def hold(self) -> None:
@@ -33,6 +28,6 @@ class Machine:
         if self._users:
             return
         lib.sk_vm_free(self.vm)
-        for borrow in self.borrowed.values():
-            ffi.release(borrow)
+        for held in self.borrowed.values():
+            held.release()
         self.borrowed.clear()

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from soft_kvm import engine
+from soft_kvm._call import address
 from soft_kvm._ffi import ffi, lib
 from soft_kvm.errors import UnknownLayout
 
@@ -50,10 +51,8 @@ class Scratch:
         engine.check(lib.sk_probe_open(engine.HASWELL, handle), "cannot open the engine")
         self.uc = handle[0]
         self.memory = mmap.mmap(-1, _MEMORY)
-        self._borrow = ffi.from_buffer(self.memory)
-        engine.check(
-            lib.sk_uc.mem_map_ptr(self.uc, 0, _MEMORY, 7, self._borrow), "cannot map memory"
-        )
+        place = address(self.memory)  # which outlives the engine, see close()
+        engine.check(lib.sk_uc.mem_map_ptr(self.uc, 0, _MEMORY, 7, place), "cannot map memory")
         context = ffi.new("uc_context **")
         engine.check(lib.sk_uc.context_alloc(self.uc, context), "cannot allocate a context")
         self.context = context[0]
@@ -64,7 +63,6 @@ class Scratch:
         """Frees the engine."""
         lib.sk_uc.context_free(self.context)
         lib.sk_uc.close(self.uc)
-        ffi.release(self._borrow)
         self.memory.close()
 
     def write(self, register: int, data: bytes) -> None:

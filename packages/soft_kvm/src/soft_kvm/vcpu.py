@@ -26,7 +26,7 @@ from kvm_ioctls import (
     Xsave,
 )
 from soft_kvm import msrs
-from soft_kvm._call import check, pointer
+from soft_kvm._call import address, check, pointer
 from soft_kvm._ffi import ffi, lib
 from soft_kvm.cpuid import TSC_KHZ
 
@@ -59,7 +59,7 @@ class VcpuFd:
         self._busy = False
         error = ffi.new("int *")
         # The mapping outlives the C object: close() frees that first.
-        run = ffi.from_buffer(self.run_page.raw)
+        run = address(self.run_page.raw)
         self._vcpu: CData | None = None
         vcpu = lib.sk_vcpu_new(machine.vm, vcpu_id, run, error)
         check(error[0], "KVM_CREATE_VCPU")
@@ -213,7 +213,7 @@ class VcpuFd:
         if self._ran and [bytes(e) for e in entries] != [bytes(e) for e in self._cpuid]:
             raise KvmError(errno.EINVAL, "KVM_SET_CPUID2")
         packed = b"".join(bytes(entry) for entry in entries)
-        table = ffi.cast("struct kvm_cpuid_entry2 *", ffi.from_buffer(packed))
+        table = ffi.cast("struct kvm_cpuid_entry2 *", address(packed))
         check(lib.sk_vcpu_set_cpuid(self._open(), table, len(entries)), "KVM_SET_CPUID2")
         self._cpuid = [entry.copy() for entry in entries]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import ClockData, IrqChip, KvmClosedError, KvmError, Mmio, Pio, PitState2
-from soft_kvm._call import check, pointer
+from soft_kvm._call import address, check, pointer
 from soft_kvm._ffi import ffi, lib
 from soft_kvm._machine import Machine
 from soft_kvm.caps import MAX_VCPUS, answer
@@ -56,19 +56,20 @@ class VmFd:
             KvmError: EINVAL, EEXIST (overlap), as KVM.
         """
         machine = self._open()
-        size = 0 if memory is None else len(memoryview(memory).cast("B"))
-        borrow = ffi.from_buffer(memory, require_writable=True) if size else None
-        host = ffi.NULL if borrow is None else ffi.cast("void *", borrow)
+        # A view of our own keeps the memory where it is, whatever becomes of the caller's.
+        held = None if memory is None else memoryview(memory)
+        if held is not None and held.readonly:
+            raise TypeError("a slot's memory is writable")
+        size = 0 if held is None else held.nbytes
+        host = address(held) if size else ffi.NULL
         result = lib.sk_vm_set_memory(machine.vm, slot, flags, guest_phys_addr, size, host)
         if result < 0:
-            if borrow is not None:
-                ffi.release(borrow)
             raise KvmError(-result, "KVM_SET_USER_MEMORY_REGION")
         previous = machine.borrowed.pop(slot, None)
         if previous is not None:
-            ffi.release(previous)
-        if borrow is not None:
-            machine.borrowed[slot] = borrow
+            previous.release()
+        if held is not None and size:
+            machine.borrowed[slot] = held
 
     def get_dirty_log(self, slot: int) -> bytearray:
         """KVM_GET_DIRTY_LOG: one bit per page of the slot, in 64-bit words; cleared as it is read.
@@ -77,10 +78,10 @@ class VmFd:
             KvmError: ENOENT: no such slot, or it does not log.
         """
         machine = self._open()
-        borrow = machine.borrowed.get(slot)
-        pages = 0 if borrow is None else len(ffi.buffer(borrow)) // 4096
+        held = machine.borrowed.get(slot)
+        pages = 0 if held is None else held.nbytes // 4096
         log = bytearray((pages + 63) // 64 * 8)
-        bits = ffi.cast("uint64_t *", ffi.from_buffer(log))
+        bits = ffi.cast("uint64_t *", address(log))
         result = lib.sk_vm_take_dirty(machine.vm, slot, bits, len(log) // 8)
         check(result, "KVM_GET_DIRTY_LOG")
         return log
@@ -156,7 +157,7 @@ class VmFd:
     def set_gsi_routing(self, entries: Sequence[IrqRoutingEntry]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table."""
         packed = b"".join(bytes(entry) for entry in entries)
-        table = ffi.cast("struct kvm_irq_routing_entry *", ffi.from_buffer(packed))
+        table = ffi.cast("struct kvm_irq_routing_entry *", address(packed))
         check(lib.sk_vm_set_routes(self._open().vm, table, len(entries)), "KVM_SET_GSI_ROUTING")
 
     def register_irqfd(self, fd: int, gsi: int, resample_fd: int | None = None) -> None:
@@ -184,10 +185,10 @@ class VmFd:
         self._ioevent(fd, address, length, datamatch, lib.KVM_IOEVENTFD_FLAG_DEASSIGN)
 
     def _ioevent(
-        self, fd: int, address: Pio | Mmio, length: int, datamatch: int | None, flags: int
+        self, fd: int, where: Pio | Mmio, length: int, datamatch: int | None, flags: int
     ) -> None:
-        place = address.port if isinstance(address, Pio) else address.address
-        flags |= lib.KVM_IOEVENTFD_FLAG_PIO if isinstance(address, Pio) else 0
+        place = where.port if isinstance(where, Pio) else where.address
+        flags |= lib.KVM_IOEVENTFD_FLAG_PIO if isinstance(where, Pio) else 0
         flags |= 0 if datamatch is None else lib.KVM_IOEVENTFD_FLAG_DATAMATCH
         machine = self._open()
         result = lib.sk_vm_ioevent(machine.vm, datamatch or 0, place, length, fd, flags)
