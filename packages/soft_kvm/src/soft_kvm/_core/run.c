@@ -204,6 +204,8 @@ static int run_until_exit(struct sk_vcpu *v)
             return -EINTR;
         if (v->outcome == SK_HALTED)
             v->mp_state = KVM_MP_STATE_HALTED;
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL); /* let the one who waits for the baton have it */
     }
 }
 

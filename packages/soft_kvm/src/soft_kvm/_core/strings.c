@@ -104,7 +104,7 @@ bool sk_string_run(struct sk_vcpu *v, uint64_t linear, unsigned size)
     bool move;
 
     sk_image_load(v);
-    if (!(image_hflags(m) & SK_HF_CS64) || image_u32(m, m->at->df) != 1 || !sk_read_linear(v, linear, code, size, NULL))
+    if (!(image_hflags(m) & SK_HF_CS64) || (image_u64(m, m->at->eflags) & SK_FL_TF) || image_u32(m, m->at->df) != 1 || !sk_read_linear(v, linear, code, size, NULL))
         return false;
     width = element(code, size, &move);
     if (!width || image_gpr(m, SK_RCX) > UINT64_MAX / 8)
@@ -115,6 +115,7 @@ bool sk_string_run(struct sk_vcpu *v, uint64_t linear, unsigned size)
             break;
         done += part;
     }
+    v->budget -= (int32_t)(done >> 11); /* it takes the time of many blocks */
     if (done && !image_gpr(m, SK_RCX))
         image_set_u64(m, m->at->eip, image_u64(m, m->at->eip) + size);
     return done != 0;
