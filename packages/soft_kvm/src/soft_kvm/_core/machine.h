@@ -194,6 +194,9 @@ void sk_code_flush(struct sk_vm *vm);
 
 /* hooks.c: the engine's callbacks */
 bool sk_hooks_install(struct sk_vm *vm);
+/* io.c: the engine's callbacks for I/O */
+uint32_t sk_in(uc_engine *uc, uint32_t port, int size, void *vm);
+void sk_out(uc_engine *uc, uint32_t port, int size, uint32_t value, void *vm);
 uint64_t sk_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *hole);
 void sk_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *hole);
 
