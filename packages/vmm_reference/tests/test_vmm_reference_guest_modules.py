@@ -84,6 +84,12 @@ def test_a_module_follows_what_it_needs(available, wanted):
                 assert need in names[:position]
 
 
+def test_a_module_that_names_itself_still_follows_what_it_needs():
+    """Depending on oneself is a cycle of one, not a reason to come first."""
+    available = {"a": module("a"), "c": module("c", "c", "a")}
+    assert [found.name for found in closure(["c"], available)] == ["a", "c"]
+
+
 def test_dashes_and_underscores_are_the_same_in_names():
     """As for modprobe, virtio-rng is virtio_rng."""
     available = {"virtio_rng": module("virtio_rng")}

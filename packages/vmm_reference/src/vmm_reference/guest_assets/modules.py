@@ -149,9 +149,10 @@ def closure(wanted: Iterable[str], available: Mapping[str, Module]) -> list[Modu
         if name in order or name not in available:
             continue
         module = available[name]
+        again = name in opened
+        opened.add(name)  # before its needs are looked at: it may be one of them
         missing = [need for need in module.depends if need not in order and need not in opened]
-        if missing and name not in opened:
-            opened.add(name)
+        if missing and not again:
             pending.append(name)
             pending.extend(reversed(missing))
         else:
