@@ -16,7 +16,19 @@ class Machine:
         if self.vm == ffi.NULL:
             raise KvmError(12, "KVM_CREATE_VM", "the Unicorn engine could not be opened")
         self.borrowed: dict[int, memoryview] = {}
+        self.retired: list[memoryview] = []
         self._users = 1
+
+    def retire(self, memory: memoryview, *, in_use: bool) -> None:
+        """Gives a deleted slot's memory back: at once, or when the instruction under way has ended."""
+        self.retired.append(memory)
+        if not in_use:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Gives back what has been retired; no vCPU is in the middle of an instruction."""
+        while self.retired:
+            self.retired.pop().release()
 
     def hold(self) -> None:
         """One more user."""
@@ -31,3 +43,4 @@ class Machine:
         for held in self.borrowed.values():
             held.release()
         self.borrowed.clear()
+        self.let_go()

@@ -39,6 +39,7 @@ _LEAF1_ECX_HIDDEN = _bits(
 )  # fmt: skip
 _LEAF1_ECX_SHOWN = _bits(31)  # a hypervisor is present
 _LEAF1_EDX_HIDDEN = _bits(
+    11,  # SYSENTER: the engine has none
     7, 14,  # machine checks: no banks
     21, 22, 29,  # debug store, thermal
     28,  # hyper-threading

@@ -91,6 +91,8 @@ class VcpuFd:
             result = lib.sk_vcpu_run(self._vcpu)
         finally:
             self._busy = False
+        if self._machine.retired:
+            self._machine.let_go()
         if result == 0:
             return self.run_page.decode()
         self.run_page.immediate_exit = False

@@ -67,7 +67,7 @@ class VmFd:
             raise KvmError(-result, "KVM_SET_USER_MEMORY_REGION")
         previous = machine.borrowed.pop(slot, None)
         if previous is not None:
-            previous.release()
+            machine.retire(previous, in_use=result == 1)
         if held is not None and size:
             machine.borrowed[slot] = held
 

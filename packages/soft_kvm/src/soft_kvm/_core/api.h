@@ -57,7 +57,7 @@ int sk_vcpu_set_debug(struct sk_vcpu *v, unsigned n, uint64_t value);
 int sk_vcpu_translate(struct sk_vcpu *v, struct kvm_translation *translation);
 
 /* shared by the files above */
-int sk_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host); /* memory.c */
+int sk_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host, bool in_instruction); /* memory.c */
 void sk_prepare_stack(struct sk_vcpu *v, size_t size);                                                       /* run.c */
 
 #endif

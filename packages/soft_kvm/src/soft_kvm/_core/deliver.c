@@ -312,32 +312,19 @@ bool sk_deliver(struct sk_vcpu *v, struct sk_event event)
     }
 }
 
-/* SYSCALL (SDM vol. 2B): the engine adds the instruction's two bytes after the hook. */
+/* SYSCALL (SDM vol. 2B) from 64-bit code; the engine adds the instruction's two bytes after the hook. */
 void sk_enter_syscall(struct sk_vcpu *v)
 {
     struct sk_image *m = &v->image;
-    uint64_t star = image_u64(m, m->at->star);
-    bool from64 = image_hflags(m) & SK_HF_CS64, long_mode = image_u64(m, m->at->efer) & SK_EFER_LMA;
-    uint64_t next = image_u64(m, m->at->eip) + 2, rflags = sk_rflags(v), target;
-    uint32_t code = SK_DESC_P | SK_DESC_S | SK_DESC_CODE | SK_DESC_RW | SK_DESC_A | SK_DESC_G;
-    uint16_t selector;
+    uint64_t rflags = sk_rflags(v);
+    uint16_t selector = (uint16_t)(image_u64(m, m->at->star) >> 32) & 0xfffc;
+    uint32_t common = SK_DESC_P | SK_DESC_S | SK_DESC_RW | SK_DESC_A | SK_DESC_G;
 
-    selector = (uint16_t)(star >> 32) & 0xfffc;
-    if (long_mode) {
-        target = image_u64(m, from64 ? m->at->lstar : m->at->cstar);
-        image_set_gpr(m, SK_R11, rflags & ~(uint64_t)SK_FL_RF);
-        rflags &= ~image_u64(m, m->at->fmask);
-        code |= SK_DESC_L;
-    } else {
-        target = star & 0xffffffff;
-        rflags &= ~(uint64_t)(SK_FL_VM | SK_FL_IF);
-        code |= SK_DESC_B;
-    }
-    image_set_gpr(m, SK_RCX, next);
-    image_set_segment(m, SK_CS, (struct sk_segment){.selector = selector, .limit = 0xffffffff, .flags = code});
-    image_set_segment(m, SK_SS, (struct sk_segment){.selector = selector + 8, .limit = 0xffffffff,
-                                                    .flags = SK_DESC_P | SK_DESC_S | SK_DESC_RW | SK_DESC_A | SK_DESC_G | SK_DESC_B});
-    image_set_u64(m, m->at->eip, target - 2);
-    image_set_rflags(m, rflags & ~(uint64_t)SK_FL_RF);
+    image_set_gpr(m, SK_RCX, image_u64(m, m->at->eip) + 2);
+    image_set_gpr(m, SK_R11, rflags & ~(uint64_t)SK_FL_RF);
+    image_set_segment(m, SK_CS, (struct sk_segment){.selector = selector, .limit = 0xffffffff, .flags = common | SK_DESC_CODE | SK_DESC_L});
+    image_set_segment(m, SK_SS, (struct sk_segment){.selector = selector + 8, .limit = 0xffffffff, .flags = common | SK_DESC_B});
+    image_set_u64(m, m->at->eip, image_u64(m, m->at->lstar) - 2);
+    image_set_rflags(m, rflags & ~(image_u64(m, m->at->fmask) | SK_FL_RF));
     image_update_hflags(m);
 }

@@ -13,16 +13,28 @@ enum { HOOK_WRITE = 1 << 11 };
 
 static size_t log_words(const struct sk_slot *slot) { return (slot->size / SK_PAGE + 63) / 64; }
 
-static void mark(struct sk_dirty_log *log, uint64_t gpa, uint64_t size)
+static void mark(struct sk_dirty_log *log, uint64_t gpa)
 {
-    for (uint64_t page = (gpa - log->gpa) / SK_PAGE; page <= (gpa + size - 1 - log->gpa) / SK_PAGE; page++)
-        log->bits[page / 64] |= 1ull << page % 64;
+    uint64_t page = (gpa - log->gpa) / SK_PAGE;
+
+    log->bits[page / 64] |= 1ull << page % 64;
+}
+
+static void mark_everything(struct sk_vm *vm)
+{
+    for (unsigned i = 0; i < vm->slot_count; i++)
+        for (uint64_t gpa = vm->slots[i].gpa; vm->slots[i].dirty && gpa < vm->slots[i].gpa + vm->slots[i].size; gpa += SK_PAGE)
+            mark(vm->slots[i].dirty, gpa);
 }
 
 static bool on_write(uc_engine *uc, int type, uint64_t gpa, int size, int64_t value, void *data)
 {
+    struct sk_dirty_log *log = data;
+
     (void)uc, (void)type, (void)value;
-    mark(data, gpa, (uint64_t)size);
+    mark(log, gpa);
+    if ((gpa & (SK_PAGE - 1)) + (uint64_t)size > SK_PAGE)
+        mark_everything(log->vm); /* where its second page lies is not told; too much is right, too little is not */
     return true;
 }
 
@@ -32,6 +44,7 @@ bool sk_dirty_start(struct sk_vm *vm, struct sk_slot *slot)
 
     if (!log)
         return false;
+    log->vm = vm;
     log->gpa = slot->gpa;
     sk_uc.hook_add(vm->uc, &log->hook, HOOK_WRITE, (void *)on_write, log, slot->gpa, slot->gpa + slot->size - 1);
     slot->dirty = log;
@@ -49,11 +62,12 @@ void sk_dirty_stop(struct sk_vm *vm, struct sk_slot *slot)
     slot->dirty = NULL;
 }
 
-void sk_dirty_mark(struct sk_vm *vm, uint64_t gpa, uint64_t size)
+/* A store of ours, within one page. */
+void sk_dirty_mark(struct sk_vm *vm, uint64_t gpa)
 {
     for (unsigned i = 0; i < vm->slot_count; i++)
         if (vm->slots[i].dirty && gpa >= vm->slots[i].gpa && gpa - vm->slots[i].gpa < vm->slots[i].size)
-            mark(vm->slots[i].dirty, gpa, size);
+            mark(vm->slots[i].dirty, gpa);
 }
 
 /* Copies the slot's bits to `bits`, which has room for `words` words, and clears them. */

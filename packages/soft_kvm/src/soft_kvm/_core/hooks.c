@@ -18,13 +18,6 @@ static void stop(struct sk_vcpu *v, enum sk_stop why)
     sk_uc.emu_stop(v->vm->uc);
 }
 
-/* An interrupt waits for IF or the end of a shadow: look again soon, but not at every block. */
-static int32_t back_off(struct sk_vcpu *v)
-{
-    v->backoff = v->backoff >= 24 ? 24 + (int32_t)(v->slice_end & 7) : v->backoff * 2 + 1;
-    return v->backoff;
-}
-
 /* From a block callback: on with the image instead of the block. */
 static void leave_block(struct sk_vcpu *v)
 {
@@ -41,6 +34,11 @@ static void look_around(struct sk_vcpu *v)
     bool ask_kernel = now >= v->next_poll;
 
     v->budget = SK_BLOCKS_PER_SLICE;
+    v->armed = false;
+    if (v->stale || vm->map_changed) {
+        stop(v, SK_STOP_SETTLE);
+        return;
+    }
     if (ask_kernel)
         v->next_poll = now + 100000;
     if (sk_wants_stop(v, ask_kernel)) {
@@ -67,12 +65,20 @@ static void look_around(struct sk_vcpu *v)
         stop(v, SK_STOP_SHUTDOWN);
         break;
     case SK_INJECTED:
-        v->backoff = 0;
         leave_block(v);
         break;
     case SK_NOTHING:
-        v->budget = back_off(v);
+        v->armed = true;
     }
+}
+
+/* An event waits: the first block that can be interrupted is where it goes in, however short the window. */
+static bool window_opened(struct sk_vcpu *v)
+{
+    uint64_t rflags = 0;
+
+    sk_uc.reg_read(v->vm->uc, UC_X86_REG_EFLAGS, &rflags);
+    return rflags & SK_FL_IF;
 }
 
 static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
@@ -80,7 +86,7 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
     struct sk_vcpu *v = running(data);
 
     (void)uc;
-    if (--v->budget <= 0 && !v->replaced)
+    if ((--v->budget <= 0 || (v->armed && window_opened(v))) && !v->replaced)
         look_around(v);
     else if (size <= 3 && sk_string_maybe(v->vm, address) && !v->replaced && sk_string_run(v, address, size))
         leave_block(v);
@@ -90,10 +96,18 @@ static void on_block(uc_engine *uc, uint64_t address, uint32_t size, void *data)
 
 static void deliver(struct sk_vcpu *v, struct sk_event event)
 {
-    if (sk_deliver(v, event))
-        sk_image_store(v);
-    else
+    if (!sk_deliver(v, event)) {
         stop(v, SK_STOP_SHUTDOWN);
+        return;
+    }
+    sk_image_store(v);
+    if (--v->budget > 0) /* a handler that cannot be fetched never starts a block */
+        return;
+    v->budget = 1;
+    if (sk_wants_stop(v, true))
+        stop(v, SK_STOP_INTERRUPTED);
+    else if (atomic_load_explicit(&v->vm->waiting, memory_order_relaxed) && sk_now() >= v->slice_end)
+        stop(v, SK_STOP_YIELD);
 }
 
 /* INT n is two bytes; INT3, INTO and INT1 are one.  The engine has already moved RIP behind it. */
@@ -156,20 +170,38 @@ static bool on_invalid(uc_engine *uc, void *data)
     return true;
 }
 
+/* The engine adds the instruction's length after the hook. */
+static void invalid_system_call(struct sk_vcpu *v)
+{
+    invalid_opcode(v);
+    sk_image_load(v);
+    image_set_u64(&v->image, v->image.at->eip, image_u64(&v->image, v->image.at->eip) - 2);
+    sk_image_store(v);
+}
+
+/* As on Intel's processors: in 64-bit code only. */
 static void on_syscall(uc_engine *uc, void *data)
 {
     struct sk_vcpu *v = running(data);
 
     (void)uc;
     sk_image_load(v);
-    if (!(image_u64(&v->image, v->image.at->efer) & SK_EFER_SCE)) {
-        invalid_opcode(v);
-        sk_image_load(v);
-        image_set_u64(&v->image, v->image.at->eip, image_u64(&v->image, v->image.at->eip) - 2); /* the engine adds the length */
-    } else {
-        sk_enter_syscall(v);
+    if (!(image_u64(&v->image, v->image.at->efer) & SK_EFER_SCE) || !(image_hflags(&v->image) & SK_HF_CS64)) {
+        invalid_system_call(v);
+        return;
     }
+    sk_enter_syscall(v);
     sk_image_store(v);
+}
+
+/* CPUID does not offer it: without a hook the engine would pass over it. */
+static void on_sysenter(uc_engine *uc, void *data)
+{
+    struct sk_vcpu *v = running(data);
+
+    (void)uc;
+    sk_image_load(v);
+    invalid_system_call(v);
 }
 
 /* ---- instructions ---------------------------------------------------------------------------- */
@@ -253,7 +285,7 @@ bool sk_hooks_install(struct sk_vm *vm)
               sk_uc.hook_add(vm->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid, vm, 1, 0) == UC_OK;
 
     ok = ok && add_insn(vm, (void *)sk_in, UC_X86_INS_IN) && add_insn(vm, (void *)sk_out, UC_X86_INS_OUT);
-    ok = ok && add_insn(vm, (void *)on_syscall, UC_X86_INS_SYSCALL) && add_insn(vm, (void *)on_cpuid, UC_X86_INS_CPUID);
+    ok = ok && add_insn(vm, (void *)on_syscall, UC_X86_INS_SYSCALL) && add_insn(vm, (void *)on_sysenter, UC_X86_INS_SYSENTER) && add_insn(vm, (void *)on_cpuid, UC_X86_INS_CPUID);
     ok = ok && add_insn(vm, (void *)on_rdtsc, UC_X86_INS_RDTSC) && add_insn(vm, (void *)on_rdtscp, UC_X86_INS_RDTSCP);
     sk_code_install(vm);
     return ok;

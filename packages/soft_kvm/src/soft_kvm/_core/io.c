@@ -30,7 +30,6 @@ static bool signal_ioevent(const struct sk_vm *vm, uint32_t space, uint64_t addr
 static void touched_chip(struct sk_vcpu *v)
 {
     v->budget = 1;
-    v->backoff = 0;
 }
 
 /* Between two I/O instructions of one block there is no other stop point than the second one. */
@@ -73,6 +72,44 @@ static void leave_for_io(struct sk_vcpu *v)
     v->in_hook = false;
     if (v->replaced)
         give_up_block(v);
+    else if (v->stale || v->vm->map_changed)
+        v->budget = 1; /* both are seen to between blocks */
+}
+
+/* SDM vol. 1 §19.5: whether the TSS lets a program below the I/O privilege level at all of these ports. */
+static bool bitmap_permits(struct sk_vcpu *v, uint32_t port, unsigned size)
+{
+    const struct sk_image *m = &v->image;
+    struct sk_segment tr = image_segment_at(m, m->at->tr);
+    uint16_t base, bits;
+
+    if (!(tr.flags & SK_DESC_P) || !(tr.flags & SK_DESC_CODE) || tr.limit < 0x67) /* type 9 or 11 */
+        return false;
+    if (!sk_read_linear(v, tr.base + 0x66, &base, 2, NULL) || base + port / 8 + 1 > tr.limit)
+        return false;
+    if (!sk_read_linear(v, tr.base + base + port / 8, &bits, 2, NULL))
+        return false;
+    return !(bits >> port % 8 & ((1u << size) - 1));
+}
+
+/* The engine does not ask, so we do; where it is not permitted, the block under way is given up for #GP. */
+static bool permitted(struct sk_vcpu *v, uint32_t port, int size)
+{
+    const struct sk_image *m = &v->image;
+    uint64_t eflags, rip;
+
+    if (v->replaced)
+        return false;
+    sk_image_load(v);
+    eflags = image_u64(m, m->at->eflags);
+    if (!(image_cr(m, 0) & SK_CR0_PE) || (!(eflags & SK_FL_VM) && image_cpl(m) <= (eflags & SK_FL_IOPL) >> 12) ||
+        bitmap_permits(v, port, (unsigned)size))
+        return true;
+    rip = image_u64(m, m->at->eip);
+    v->dead = !sk_deliver(v, (struct sk_event){13, SK_EXCEPTION, true, 0, rip, rip});
+    v->replaced = true;
+    give_up_block(v);
+    return false;
 }
 
 static uint8_t *prepare_pio(struct sk_vcpu *v, uint8_t direction, uint32_t port, int size)
@@ -94,6 +131,8 @@ uint32_t sk_in(uc_engine *uc, uint32_t port, int size, void *data)
     uint8_t *page;
 
     (void)uc;
+    if (!permitted(v, port, size))
+        return 0;
     if (vm->chip) {
         bool ours;
 
@@ -117,6 +156,8 @@ void sk_out(uc_engine *uc, uint32_t port, int size, uint32_t value, void *data)
     struct sk_vm *vm = v->vm;
 
     (void)uc;
+    if (!permitted(v, port, size))
+        return;
     if (size < 4)
         value &= (1u << 8 * size) - 1;
     if (vm->chip) {

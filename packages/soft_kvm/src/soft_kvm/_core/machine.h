@@ -38,6 +38,7 @@ enum {
 #define SK_PAGE 4096ull
 
 struct sk_dirty_log {
+    struct sk_vm *vm;
     struct sk_dirty_log *next; /* of those that are no longer in use */
     uc_hook hook;
     uint64_t gpa;
@@ -76,7 +77,7 @@ struct sk_code_pages {
 };
 
 /* Why an engine callback asked the engine to stop. */
-enum sk_stop { SK_STOP_NONE, SK_STOP_INTERRUPTED, SK_STOP_SHUTDOWN, SK_STOP_YIELD, SK_STOP_WINDOW };
+enum sk_stop { SK_STOP_NONE, SK_STOP_INTERRUPTED, SK_STOP_SHUTDOWN, SK_STOP_YIELD, SK_STOP_WINDOW, SK_STOP_SETTLE };
 
 /* What the engine's stack wants of the thread that called sk_vcpu_run(). */
 enum sk_outcome { SK_EXIT, SK_INTERRUPTED, SK_HALTED, SK_YIELD };
@@ -90,7 +91,9 @@ struct sk_vm {
     unsigned slot_count;
     struct sk_hole *holes[SK_MAX_HOLES];
     unsigned hole_count;
-    bool holes_mapped;
+    struct sk_slot mapped[SK_MAX_SLOTS]; /* what of `slots` the engine has */
+    unsigned mapped_count;
+    bool map_changed; /* the engine's map is not that of `slots` */
     struct sk_code_pages code;
     struct sk_ioevent ioevents[SK_MAX_IOEVENTS];
     unsigned ioevent_count;
@@ -122,7 +125,7 @@ struct sk_vcpu {
     unsigned id;
     struct kvm_run *run; /* owned by the caller, three pages */
     int32_t budget;      /* blocks until the next look at the outside world */
-    int32_t backoff;
+    bool armed;          /* an event waits for the guest to enable interrupts */
     uint64_t slice_end;   /* when another vCPU may have the engine */
     enum sk_stop stop;
     enum sk_outcome outcome;
@@ -159,7 +162,7 @@ uint64_t sk_now(void);
 
 /* memory.c: memory as the guest's physical addresses see it. */
 uint8_t *sk_host(const struct sk_vm *vm, uint64_t gpa, uint64_t size); /* NULL unless wholly inside one slot */
-bool sk_map_holes(struct sk_vm *vm); /* MMIO wherever no slot is */
+bool sk_sync_map(struct sk_vm *vm); /* the engine's map from the slots; no vCPU in the middle of an instruction */
 
 /* Between runs (and not `in_hook`) the image is the vCPU's state; while it runs, the engine is. */
 static inline void sk_image_load(struct sk_vcpu *v) { sk_uc.context_save(v->vm->uc, v->context); }
@@ -224,7 +227,7 @@ bool sk_string_run(struct sk_vcpu *v, uint64_t linear, unsigned size);
 /* dirty.c */
 bool sk_dirty_start(struct sk_vm *vm, struct sk_slot *slot);
 void sk_dirty_stop(struct sk_vm *vm, struct sk_slot *slot);
-void sk_dirty_mark(struct sk_vm *vm, uint64_t gpa, uint64_t size);
+void sk_dirty_mark(struct sk_vm *vm, uint64_t gpa);
 int sk_dirty_take(struct sk_vm *vm, uint32_t id, uint64_t *bits, size_t words);
 void sk_dirty_free(struct sk_vm *vm);
 

@@ -40,8 +40,7 @@ uint8_t *sk_host(const struct sk_vm *vm, uint64_t gpa, uint64_t size)
 
 /*
  * Unmapping costs the engine some 30 ns a page, so holes are pieces: no larger than the largest
- * power of two that divides their place, at least 1 GiB where there is room.  They are first
- * mapped when the VM first runs; until then slots come and go for free.
+ * power of two that divides their place, at least 1 GiB where there is room.
  */
 static uint64_t piece_end(uint64_t gpa, uint64_t limit)
 {
@@ -103,11 +102,10 @@ static void next_mapped(const struct sk_vm *vm, uint64_t gpa, uint64_t *begin, u
         }
 }
 
-bool sk_map_holes(struct sk_vm *vm)
+static bool map_holes(struct sk_vm *vm)
 {
     uint64_t gpa = 0, begin, end;
 
-    vm->holes_mapped = true;
     while (gpa < 1ull << SK_PHYS_BITS) {
         next_mapped(vm, gpa, &begin, &end);
         while (gpa < begin) {
@@ -120,6 +118,40 @@ bool sk_map_holes(struct sk_vm *vm)
         gpa = end;
     }
     return true;
+}
+
+static bool same_place(const struct sk_slot *a, const struct sk_slot *b)
+{
+    return a->gpa == b->gpa && a->size == b->size && a->host == b->host;
+}
+
+static bool is_among(const struct sk_slot *slot, const struct sk_slot *slots, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (same_place(slot, &slots[i]))
+            return true;
+    return false;
+}
+
+bool sk_sync_map(struct sk_vm *vm)
+{
+    for (unsigned i = 0; i < vm->mapped_count; i++)
+        if (!is_among(&vm->mapped[i], vm->slots, vm->slot_count))
+            sk_uc.mem_unmap(vm->uc, vm->mapped[i].gpa, vm->mapped[i].size);
+    for (unsigned i = 0; i < vm->slot_count; i++) {
+        const struct sk_slot *slot = &vm->slots[i];
+
+        if (is_among(slot, vm->mapped, vm->mapped_count))
+            continue;
+        unmap_overlapping(vm, slot->gpa, slot->size);
+        if (sk_uc.mem_map_ptr(vm->uc, slot->gpa, slot->size, UC_PROT_ALL, slot->host) != UC_OK)
+            return false;
+    }
+    memcpy(vm->mapped, vm->slots, vm->slot_count * sizeof vm->slots[0]);
+    vm->mapped_count = vm->slot_count;
+    vm->map_changed = false;
+    sk_code_flush(vm);
+    return map_holes(vm);
 }
 
 /* ---- slots ----------------------------------------------------------------------------------- */
@@ -135,7 +167,6 @@ static int slot_index(const struct sk_vm *vm, uint32_t id)
 static void remove_slot(struct sk_vm *vm, unsigned i)
 {
     sk_dirty_stop(vm, &vm->slots[i]);
-    sk_uc.mem_unmap(vm->uc, vm->slots[i].gpa, vm->slots[i].size);
     vm->slot_count--;
     memmove(&vm->slots[i], &vm->slots[i + 1], (vm->slot_count - i) * sizeof vm->slots[0]);
 }
@@ -151,9 +182,6 @@ static int insert_slot(struct sk_vm *vm, struct sk_slot slot)
     if ((i < vm->slot_count && slot.gpa + slot.size > vm->slots[i].gpa) ||
         (i && vm->slots[i - 1].gpa + vm->slots[i - 1].size > slot.gpa))
         return -EEXIST;
-    unmap_overlapping(vm, slot.gpa, slot.size);
-    if (sk_uc.mem_map_ptr(vm->uc, slot.gpa, slot.size, UC_PROT_ALL, slot.host) != UC_OK)
-        return -ENOMEM;
     if ((slot.flags & KVM_MEM_LOG_DIRTY_PAGES) && !sk_dirty_start(vm, &slot))
         return -ENOMEM;
     memmove(&vm->slots[i + 1], &vm->slots[i], (vm->slot_count - i) * sizeof vm->slots[0]);
@@ -182,16 +210,20 @@ static int change_slot(struct sk_vm *vm, struct sk_slot slot)
     return result;
 }
 
-/* KVM_SET_USER_MEMORY_REGION; the engine is not running (the caller holds the VM still). */
-int sk_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host)
+/*
+ * KVM_SET_USER_MEMORY_REGION; the caller holds the VM still.  The engine learns of it at once only when
+ * no vCPU is in the middle of an instruction, else (1 is returned) when that has ended: until then it
+ * may still use the old memory.  Before the first run it learns of all slots together.
+ */
+int sk_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa, uint64_t size, void *host, bool in_instruction)
 {
     int result;
 
     if ((flags & ~(uint32_t)KVM_MEM_LOG_DIRTY_PAGES) || id >= 0x8000 || ((gpa | size | (uintptr_t)host) & (SK_PAGE - 1)) || gpa + size < gpa || gpa + size > 1ull << SK_PHYS_BITS)
         return -EINVAL; /* KVM_MEM_READONLY is not offered, see KVM_CAP_READONLY_MEM */
     result = change_slot(vm, (struct sk_slot){gpa, size, host, id, flags, NULL});
-    if (vm->holes_mapped && !sk_map_holes(vm))
-        result = -ENOMEM;
-    sk_code_flush(vm);
-    return result;
+    vm->map_changed = true;
+    if (in_instruction)
+        return result ? result : 1;
+    return vm->mapped_count && !sk_sync_map(vm) ? -ENOMEM : result;
 }

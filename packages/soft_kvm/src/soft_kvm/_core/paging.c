@@ -30,8 +30,10 @@ static void set_bits(struct sk_vcpu *v, uint64_t gpa, uint8_t bits)
 {
     uint8_t *host = sk_host(v->vm, gpa, 1);
 
-    if (host && (*host & bits) != bits)
+    if (host && (*host & bits) != bits) {
         __atomic_fetch_or(host, bits, __ATOMIC_RELAXED);
+        sk_dirty_mark(v->vm, gpa);
+    }
 }
 
 static void fold(struct walk *w, uint64_t entry)
@@ -150,7 +152,7 @@ static bool transfer(struct sk_vcpu *v, uint64_t linear, void *data, unsigned si
             memset(bytes, 0xff, chunk); /* nothing answers on the bus */
         else if (host) {
             memcpy(host, bytes, chunk);
-            sk_dirty_mark(v->vm, gpa, chunk);
+            sk_dirty_mark(v->vm, gpa);
         }
         linear += chunk;
         bytes += chunk;

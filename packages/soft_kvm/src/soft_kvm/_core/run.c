@@ -50,7 +50,7 @@ static int emulate(struct sk_vcpu *v)
     struct sk_vm *vm = v->vm;
     int code;
 
-    if (!vm->holes_mapped && !sk_map_holes(vm))
+    if ((vm->map_changed || !vm->hole_count) && !sk_sync_map(vm))
         return UC_ERR_NOMEM;
     v->stop = SK_STOP_NONE;
     v->unchecked = false;
@@ -74,7 +74,7 @@ static int emulate(struct sk_vcpu *v)
 
 static void after_emulation(struct sk_vcpu *v, int code)
 {
-    if (code == SK_REPLACED)
+    if (code == SK_REPLACED || (code == UC_OK && v->stop == SK_STOP_SETTLE))
         return;
     if (code != UC_OK)
         give_internal_error(v, code);
@@ -138,11 +138,12 @@ int sk_acquire(struct sk_vcpu *v, bool interruptible)
 {
     struct sk_vm *vm = v->vm;
 
+    pthread_mutex_lock(&vm->baton_lock);
     if (v->parked) {
         v->parked = false;
+        pthread_mutex_unlock(&vm->baton_lock);
         return 0;
     }
-    pthread_mutex_lock(&vm->baton_lock);
     atomic_fetch_add(&vm->waiting, 1);
     while (vm->holder) {
         wait_a_little(&vm->baton_free, &vm->baton_lock);
@@ -170,13 +171,12 @@ void sk_release(struct sk_vcpu *v)
 {
     struct sk_vm *vm = v->vm;
 
-    if (v->in_hook) {
-        v->parked = true;
-        return;
-    }
     pthread_mutex_lock(&vm->baton_lock);
-    vm->holder = NULL;
-    pthread_cond_signal(&vm->baton_free);
+    if (v->in_hook)
+        v->parked = true;
+    else
+        vm->holder = NULL;
+    pthread_cond_broadcast(&vm->baton_free);
     pthread_mutex_unlock(&vm->baton_lock);
 }
 

@@ -86,7 +86,7 @@ static uint64_t do_part(struct sk_vcpu *v, bool move, unsigned width, uint64_t s
     else
         fill(to, image_gpr(m, SK_RAX), width, size);
     if (size)
-        sk_dirty_mark(v->vm, gpa, size);
+        sk_dirty_mark(v->vm, gpa);
     image_set_gpr(m, SK_RDI, rdi + size);
     if (move)
         image_set_gpr(m, SK_RSI, rsi + size);

@@ -111,7 +111,7 @@ void sk_vcpu_free(struct sk_vcpu *v)
         vm->holder = NULL; /* parked in an exit that nobody will finish */
     if (vm->current == v)
         vm->current = NULL;
-    pthread_cond_signal(&vm->baton_free);
+    pthread_cond_broadcast(&vm->baton_free);
     pthread_mutex_unlock(&vm->baton_lock);
     vm->vcpu_count--;
     release(v);

@@ -63,7 +63,7 @@ static void hold_still(struct sk_vm *vm)
 
 static void go_on(struct sk_vm *vm)
 {
-    pthread_cond_signal(&vm->baton_free);
+    pthread_cond_broadcast(&vm->baton_free);
     pthread_mutex_unlock(&vm->baton_lock);
 }
 
@@ -72,7 +72,7 @@ int sk_vm_set_memory(struct sk_vm *vm, uint32_t id, uint32_t flags, uint64_t gpa
     int result;
 
     hold_still(vm);
-    result = sk_set_memory(vm, id, flags, gpa, size, host);
+    result = sk_set_memory(vm, id, flags, gpa, size, host, vm->holder != NULL);
     go_on(vm);
     return result;
 }
@@ -90,7 +90,10 @@ int sk_vm_take_dirty(struct sk_vm *vm, uint32_t id, uint64_t *bits, size_t words
 int sk_vm_invalidate(struct sk_vm *vm, uint64_t gpa, uint64_t size)
 {
     hold_still(vm);
-    sk_code_invalidate(vm, gpa, size);
+    if (vm->holder)
+        vm->holder->stale = true; /* in the middle of an instruction: seen to when its block has ended */
+    else
+        sk_code_invalidate(vm, gpa, size);
     go_on(vm);
     return 0;
 }
