@@ -20,7 +20,7 @@ class Machine:
         self._users = 1
 
     def retire(self, memory: memoryview, *, in_use: bool) -> None:
-        """Gives a deleted slot's memory back: at once, or when the instruction under way has ended."""
+        """Gives a deleted slot's memory back: at once, or after the instruction under way."""
         self.retired.append(memory)
         if not in_use:
             self.let_go()
