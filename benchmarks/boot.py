@@ -1,7 +1,8 @@
 """Boot: from the start of the process to the end of a short guest script, beside QEMU's emulator.
 
 Both sides run the same stock kernel, command line, initramfs and script, one CPU and the same
-memory; QEMU is Debian's, `-accel tcg -M q35`, and gets the kernel as shipped. The clock is the host's: the guest's own may drift.
+memory; QEMU is Debian's, `-accel tcg -M q35`, and gets the kernel as shipped. The clock is the
+host's: the guest's own may drift.
 
 Where the time goes is told by shorter runs of the same program: `vmm alone` is a guest that powers
 off at its first instruction, `kernel alone` is the stock kernel whose first process is
