@@ -150,6 +150,26 @@ def test_log_goes_to_the_file(soft, tmp_path):
     assert "built in" in path.read_text()
 
 
+PRINT_AND_POWER_OFF = bytes.fromhex("66baf803 b058 ee") + POWER_OFF
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "vmm_reference", "--hypervisor", "soft", *map(str, arguments)]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_not_reused(elf_kernel, tmp_path, closed):
+    """With closed standard descriptors the guest writes into no file that was opened later."""
+    kernel, log = elf_kernel(PRINT_AND_POWER_OFF), tmp_path / "log"
+    arguments = command("--kernel", kernel, "--memory", "size=32M", "-vv", "--log-file", log)
+    script = ["sh", "-c", f'"$@" {closed}', "sh", *arguments]
+    ended = subprocess.run(script, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout == (b"" if " >&-" in f" {closed}" else b"X")
+    assert "\nX" not in log.read_text()
+    assert log.read_text().startswith("20")
+
+
 LISTED = """
 import sys
 import {module}

@@ -200,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _fill_closed_descriptors()
     args = make_parser().parse_args(argv)
     try:
         return _main(args)
@@ -214,6 +215,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # the last resort: a sentence, not a traceback
         what = f"this is a bug in {PROGRAM}: {type(error).__name__}: {error}"
         return _fail(args, error, ExitCode.HOST_ERROR, what)
+
+
+def _fill_closed_descriptors() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed.
+
+    The next file to be opened would take that number, and get what the guest prints.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
 
 
 def _main(args: argparse.Namespace) -> int:
