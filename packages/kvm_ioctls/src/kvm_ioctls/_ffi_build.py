@@ -20,5 +20,5 @@ ffibuilder.set_source(
     sources=["src/kvm_ioctls/_runner.c"],
     depends=[f"src/kvm_ioctls/{name}" for name in ("_runner.h", "_layout.h", "_newer.h")],
     include_dirs=["src/kvm_ioctls"],
-    extra_compile_args=["-Wall", "-Wextra", "-Werror", "-O2"],
+    extra_compile_args=["-Wall", "-Wextra", "-Werror", "-O2", "-g0"],
 )

@@ -25,5 +25,5 @@ ffibuilder.set_source(
     include_dirs=["src/soft_kvm/_core"],
     libraries=["dl", "pthread"],
     define_macros=[("_GNU_SOURCE", None)],
-    extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2"],
+    extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-g0"],
 )
