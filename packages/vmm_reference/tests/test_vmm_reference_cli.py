@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -168,6 +171,42 @@ def test_closed_descriptors_are_not_reused(elf_kernel, tmp_path, closed):
     assert ended.stdout == (b"" if " >&-" in f" {closed}" else b"X")
     assert "\nX" not in log.read_text()
     assert log.read_text().startswith("20")
+
+
+SLOW_APT = """#!/bin/sh
+sleep 60 & echo $! > "$PIDS.new"; mv "$PIDS.new" "$PIDS"
+wait
+"""
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_during_the_first_fetch(tmp_path, number):
+    """A signal ends the fetching of a guest at once, and what fetches it."""
+    for name in ("apt-get", "apt-cache"):
+        (tmp_path / name).write_text(SLOW_APT)
+        (tmp_path / name).chmod(0o755)
+    pids = tmp_path / "pids"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PIDS": str(pids), "XDG_CACHE_HOME": str(tmp_path)}
+    # whoever runs the tests in the background may have SIGINT ignored
+    default = ["env", f"--default-signal={signal.Signals(number).name[3:]}"]
+    with subprocess.Popen([*default, *command("--exec", "true")], env=env) as process:
+        deadline = time.monotonic() + 30
+        while not pids.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    deadline = time.monotonic() + 5
+    while runs(pids.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not runs(pids.read_text().strip())
 
 
 LISTED = """

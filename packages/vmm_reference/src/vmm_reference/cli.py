@@ -242,7 +242,7 @@ def _main(args: argparse.Namespace) -> int:
 
 def _run(config: VmConfig, logs: LogSetup) -> int:
     from vmm_reference.host_io import HostIo  # noqa: PLC0415  # see the module's docstring
-    from vmm_reference.signals import SignalHandlers  # noqa: PLC0415
+    from vmm_reference.signals import EndedBySignal, SignalHandlers  # noqa: PLC0415
     from vmm_reference.vm import Vm  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
@@ -258,10 +258,14 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
             interactive=terminal is not None, size=terminal.size if terminal is not None else None
         )
         vm = stack.enter_context(Vm(config, io=io))
-        stack.enter_context(
+        handlers = stack.enter_context(
             SignalHandlers(lambda number: vm.stop(VmExit.by_signal(number)), terminal)
         )
-        vm.build()
+        try:
+            with handlers.raising():  # the first run fetches a guest, which may take long
+                vm.build()
+        except EndedBySignal as ended:
+            return VmExit.by_signal(ended.number).code
         if terminal is not None:
             terminal.make_raw()
             logs.on_raw_terminal(True)

@@ -45,6 +45,18 @@ def wakeups() -> Iterator[int]:
         os.close(writing)
 
 
+class EndedBySignal(BaseException):  # no error, as KeyboardInterrupt is none
+    """An ending signal came while nothing waited for it.
+
+    Attributes:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
 class SignalHandlers:
     """Installs the handlers inside a ``with`` block, and what was there before after it.
 
@@ -57,6 +69,7 @@ class SignalHandlers:
         self._on_end = on_end
         self._terminal = terminal
         self._before: dict[int, Any] = {}
+        self._raises = False
 
     def __enter__(self) -> Self:
         for number in ENDING:
@@ -78,11 +91,22 @@ class SignalHandlers:
             signal.signal(number, handler)
         self._before.clear()
 
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """Inside, an ending signal also interrupts what is being done, with `EndedBySignal`."""
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
     def _end(self, number: int, _frame: FrameType | None) -> None:
         if self._terminal is not None:
             self._terminal.restore()
         signal.signal(number, signal.SIG_DFL)
         self._on_end(number)
+        if self._raises:
+            raise EndedBySignal(number)
 
     def _suspend(self, number: int, _frame: FrameType | None) -> None:
         """Stop as an ordinary program does, with the terminal as it was."""
