@@ -173,6 +173,39 @@ def test_closed_descriptors_are_not_reused(elf_kernel, tmp_path, closed):
     assert log.read_text().startswith("20")
 
 
+@pytest.mark.parametrize("log", [["--log-file", "/dev/full"], ["--log-file=/dev/full", "-vv"]])
+def test_log_on_a_full_disk(elf_kernel, log):
+    """A log that cannot be written is told once and changes no exit code."""
+    arguments = command("--kernel", elf_kernel(RESET), "--memory", "size=32M", "-v", *log)
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ended.returncode == 32
+    assert ended.stderr.splitlines() == [
+        "vmm-reference: the log cannot be written: no space left on device",
+        "vmm-reference: the guest reset",
+    ]
+
+
+def test_full_stderr(elf_kernel):
+    """Where messages cannot be written the exit code is still the guest's."""
+    arguments = command("--kernel", elf_kernel(RESET), "--memory", "size=32M", "-vv")
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(arguments, stderr=full, check=False).returncode == 32
+        assert subprocess.run(command("--no-such"), stderr=full, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [(">/dev/full", "no space left on device"), (">&-", "bad file descriptor")],
+)
+def test_answer_that_cannot_be_written(flag, where, reason):
+    """Help and versions that reach nobody are one sentence and a failure."""
+    script = ["sh", "-c", f'"$@" {where}', "sh", *command(flag)]
+    ended = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == f"vmm-reference: cannot write to standard output: {reason}\n"
+
+
 SLOW_APT = """#!/bin/sh
 sleep 60 & echo $! > "$PIDS.new"; mv "$PIDS.new" "$PIDS"
 wait

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vmm_reference.config import (
     CpusConfig,
@@ -28,6 +29,8 @@ from vmm_reference.exit_codes import ExitCode, VmExit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from _typeshed import SupportsWrite
 
     from vmm_reference.logs import LogSetup
 
@@ -69,11 +72,19 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser whose complaint is one line, and whose answers are written or fail."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and end."""
-        self.exit(ExitCode.USAGE, f"{PROGRAM}: {message}; see {PROGRAM} --help\n")
+        _say(f"{message}; see {PROGRAM} --help")
+        self.exit(ExitCode.USAGE)
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help; a failure is not passed over."""
+        if file is None:
+            _put(sys.stdout, self.format_help())
+        else:
+            super().print_help(file)
 
 
 class _Versions(argparse.Action):
@@ -83,9 +94,11 @@ class _Versions(argparse.Action):
         """Print and end."""
         from importlib import metadata  # noqa: PLC0415  # nothing else needs it
 
+        lines = []
         for name in _PACKAGES:
             with contextlib.suppress(metadata.PackageNotFoundError):
-                print(name, metadata.version(name))  # noqa: T201  # this is the answer
+                lines.append(f"{name} {metadata.version(name)}\n")
+        _put(sys.stdout, "".join(lines))
         parser.exit()
 
 
@@ -201,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _fill_closed_descriptors()
-    args = make_parser().parse_args(argv)
+    args = _parse(argv)
     try:
         return _main(args)
     except VmmError as error:
@@ -215,6 +228,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # the last resort: a sentence, not a traceback
         what = f"this is a bug in {PROGRAM}: {type(error).__name__}: {error}"
         return _fail(args, error, ExitCode.HOST_ERROR, what)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return make_parser().parse_args(argv)
+    except BrokenPipeError:
+        sys.exit(128 + 13)
+    except OSError as error:
+        _say(f"cannot write to standard output: {(error.strerror or str(error)).lower()}")
+        sys.exit(ExitCode.HOST_ERROR)
 
 
 def _fill_closed_descriptors() -> None:
@@ -233,11 +256,12 @@ def _main(args: argparse.Namespace) -> int:
     from vmm_reference.logs import LogSetup  # noqa: PLC0415  # see the module's docstring
 
     config = config_from_args(args)
-    logs = LogSetup(args.verbosity, args.log_file)
+    logs = LogSetup(args.verbosity, args.log_file, on_failure=_say)
     try:
         return _run(config, logs)
     finally:
         logs.close()
+        _flush_stderr()
 
 
 def _run(config: VmConfig, logs: LogSetup) -> int:
@@ -283,13 +307,45 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
 
 def _say(sentence: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(f"{PROGRAM}: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+        _put(sys.stderr, f"{PROGRAM}: {sentence}\n")
+
+
+def _put(stream: TextIO | None, text: str) -> None:
+    """Write `text` at once.
+
+    Raises:
+        OSError: it cannot be written, now or later: Python's own attempt at the end of the process
+            would fail again and change the exit code.
+    """
+    if stream is None:  # it was closed when Python started
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        _drop(stream)
+        raise
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            _put(sys.stderr, "")
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what `stream` still holds go to nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _fail(args: argparse.Namespace, error: BaseException, code: int, what: str = "") -> int:
     if args.verbosity > 1:
         import traceback  # noqa: PLC0415  # -vv asked for it
 
-        traceback.print_exception(error)
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
     _say(what or " ".join(str(error).split()) or type(error).__name__)
     return int(code)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vmm_reference.errors import InputFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -39,24 +40,59 @@ class _ShortFormatter(logging.Formatter):
         return super().format(record)
 
 
+class _Lossy(logging.StreamHandler[Any]):
+    """A handler that says once when its messages cannot be written, and then goes on without."""
+
+    on_failure: Callable[[str], object] = staticmethod(lambda _sentence: None)
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  # logging's name
+        """Say what went wrong, the first time."""
+        self._complain(sys.exc_info()[1])
+
+    def close(self) -> None:
+        """Close the file; what cannot be written any more is lost."""
+        try:
+            super().close()
+        except (OSError, ValueError) as error:
+            self._complain(error)
+
+    def _complain(self, error: BaseException | None) -> None:
+        if not self._failed:
+            self._failed = True
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.on_failure(f"the log cannot be written: {reason.lower()}")
+
+
+class _LossyFile(_Lossy, logging.FileHandler):
+    """The same for a file of its own."""
+
+
 class LogSetup:
     """The log of this process.
 
     Args:
         verbosity: 0 for warnings, 1 for what happens, 2 or more for everything.
         file: where to write instead of stderr.
+        on_failure: told once, as a sentence, when messages cannot be written.
 
     Raises:
         InputFileError: the file cannot be written.
     """
 
-    def __init__(self, verbosity: int, file: Path | None) -> None:
-        self._handler: logging.StreamHandler[Any]
+    def __init__(
+        self,
+        verbosity: int,
+        file: Path | None,
+        on_failure: Callable[[str], object] = lambda _sentence: None,
+    ) -> None:
+        self._handler: _Lossy
         if file is None:
-            self._handler = logging.StreamHandler(sys.stderr)
+            self._handler = _Lossy(sys.stderr)
             self._handler.setFormatter(_ShortFormatter(verbose=verbosity > 0))
         else:
             self._handler = _file_handler(file)
+        self._handler.on_failure = on_failure
         level = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
         for name in _PACKAGES:
             package = logging.getLogger(name)
@@ -75,9 +111,9 @@ class LogSetup:
         self._handler.close()
 
 
-def _file_handler(file: Path) -> logging.StreamHandler[Any]:
+def _file_handler(file: Path) -> _Lossy:
     try:
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _LossyFile(file, encoding="utf-8")
     except OSError as error:
         reason = f"cannot be written: {(error.strerror or '').lower()}"
         raise InputFileError("--log-file", file, reason) from error
