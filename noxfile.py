@@ -40,11 +40,6 @@ logging.getLogger("nox").addFilter(lambda record: "uv binary" not in record.getM
 session = nox.session(venv_params=["--without-pip"])
 
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-timeout")
-BOOT_SCRIPT = (
-    "uname -a; grep MemTotal /proc/meminfo; "
-    'echo "CPUs: $(grep -c ^processor /proc/cpuinfo)"; '
-    'echo "uptime: $(cut -d" " -f1 /proc/uptime) s"'
-)
 
 
 @session
@@ -53,16 +48,7 @@ def boot(session: nox.Session) -> None:
     sessions.install(session)
     vmm = Path(session.bin) / "vmm-reference"
     os.chdir(os.environ.get("PY_VMM_CWD", "."))
-    os.execv(vmm, [str(vmm), *boot_arguments(session.posargs)])
-
-
-def boot_arguments(posargs: list[str]) -> list[str]:
-    """The caller's arguments, and a short script to run when nobody sits at a terminal."""
-    own = ("--exec", "--kernel", "--help", "-h", "--version")
-    decided = any(argument.split("=")[0] in own for argument in posargs)
-    if decided or (sys.stdin.isatty() and sys.stdout.isatty()):
-        return posargs
-    return ["--exec", BOOT_SCRIPT, *posargs]
+    os.execv(vmm, [str(vmm), *sessions.boot_arguments(session.posargs)])
 
 
 @session

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
-from tools import artifacts, bootstrap, host, summary
+from tools import artifacts, bootstrap, host, sessions, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +34,21 @@ def root_conftest():
 def test_names_become_sessions(given, expected):
     """Session names are nox's sessions; what follows `--` and nox's own options are untouched."""
     assert bootstrap._nox_arguments(given) == expected
+
+
+@pytest.mark.parametrize("flag", ["--exec", "--kernel", "--initramfs", "--cmdline", "--version"])
+def test_boot_adds_no_command_to_a_guest_of_the_callers(flag):
+    """`boot` runs its script only where the caller has not said what to run."""
+    assert sessions.boot_arguments([flag, "x"]) == [flag, "x"]
+    assert sessions.boot_arguments([f"{flag}=x"]) == [f"{flag}=x"]
+
+
+def test_boot_runs_a_script_without_a_terminal(monkeypatch):
+    """Without a terminal `boot` shows a machine that ends by itself."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    given = ["--memory", "size=1G"]
+    added = sessions.boot_arguments(given)
+    assert (added[0], added[2:]) == ("--exec", given)
 
 
 def test_only_listed_skips_are_allowed(root_conftest):

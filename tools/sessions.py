@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
     import nox
 
 _STAMP = "py-vmm-installed.json"
+_BOOT_SCRIPT = (
+    "uname -a; grep MemTotal /proc/meminfo; "
+    'echo "CPUs: $(grep -c ^processor /proc/cpuinfo)"; '
+    'echo "uptime: $(cut -d" " -f1 /proc/uptime) s"'
+)
+
+
+def boot_arguments(given: list[str]) -> list[str]:
+    """The caller's arguments, and a short script to run when nobody sits at a terminal."""
+    own = ("--exec", "--kernel", "--initramfs", "--cmdline", "--help", "-h", "--version")
+    decided = any(argument.split("=")[0] in own for argument in given)
+    if decided or (sys.stdin.isatty() and sys.stdout.isatty()):
+        return given
+    return ["--exec", _BOOT_SCRIPT, *given]
 
 
 def install(session: nox.Session, *tools: str, extra: str = "") -> None:
