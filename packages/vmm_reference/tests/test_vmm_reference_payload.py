@@ -11,7 +11,7 @@ from vm_memory import GuestMemory
 from vmm_reference import guest_assets
 from vmm_reference.acpi import AcpiConfig, build_tables
 from vmm_reference.config import PayloadConfig, SerialConfig, SerialMode, VmConfig
-from vmm_reference.errors import HostError, InputFileError, UsageError
+from vmm_reference.errors import HostError, InputFileError, OptionError, UsageError
 from vmm_reference.payload import Payload, choose_payload, load, make_cmdline
 from vmm_reference.terminal import Size
 
@@ -145,3 +145,14 @@ def test_damaged_kernel(memory, tables, tmp_path):
     with pytest.raises(InputFileError) as caught:
         load(Payload(path, None, ""), memory, 64 * MIB, tables)
     assert (caught.value.flag, caught.value.path) == ("--kernel", path)
+
+
+@pytest.mark.parametrize("size", [8, 20])
+def test_too_little_memory_for_the_default_guest(tables, elf_kernel, size):
+    """Whoever named no kernel is told of the memory, not of a file in a cache."""
+    payload = Payload(elf_kernel(b"\xf4"), bytes(16 * MIB), "", is_default=True)
+    with (
+        GuestMemory.from_ranges([(0, size * MIB)]) as memory,
+        pytest.raises(OptionError, match=f"--memory 'size={size}M': too little"),
+    ):
+        load(payload, memory, size * MIB, tables)

@@ -67,8 +67,11 @@ class MemoryConfig:
     @classmethod
     def parse(cls, text: str, flag: str = "--memory") -> MemoryConfig:
         """Read the value of ``--memory``, e.g. ``size=512M``."""
-        size = Options(flag, text, ("size",)).size("size")
-        return cls() if size is None else cls(size)
+        options = Options(flag, text, ("size",))
+        size = options.size("size")
+        if size is None:
+            raise options.bad("a size must be given, e.g. size=512M")
+        return cls(size)
 
     def __str__(self) -> str:
         return f"size={format_size(self.size)}"
@@ -94,8 +97,11 @@ class CpusConfig:
     @classmethod
     def parse(cls, text: str, flag: str = "--cpus") -> CpusConfig:
         """Read the value of ``--cpus``, e.g. ``boot=1``."""
-        boot = Options(flag, text, ("boot",)).integer("boot")
-        return cls() if boot is None else cls(boot)
+        options = Options(flag, text, ("boot",))
+        boot = options.integer("boot")
+        if boot is None:
+            raise options.bad("a number must be given, e.g. boot=1")
+        return cls(boot)
 
     def __str__(self) -> str:
         return f"boot={self.boot}"

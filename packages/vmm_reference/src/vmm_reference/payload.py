@@ -16,13 +16,14 @@ from linux_loader import (
     ImageError,
     LoadedKernel,
     LoaderError,
+    PlacementError,
     load_cmdline,
     load_initramfs,
     load_kernel,
     write_zero_page,
 )
 from vmm_reference.arch.x86_64 import e820, layout, registers, reset_vector
-from vmm_reference.config import SerialMode
+from vmm_reference.config import MemoryConfig, SerialMode
 from vmm_reference.errors import HostError, InputFileError, OptionError, UsageError
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class Payload:
         kernel: the kernel's file.
         initramfs: the initial file system: a file, the bytes themselves, or None for none.
         cmdline: the kernel command line.
+        is_default: whether the kernel is the default guest's, so that the caller named no file.
     """
 
     kernel: Path
     initramfs: Path | bytes | None
     cmdline: str
+    is_default: bool = False
 
 
 def make_cmdline(serial: SerialConfig, *, size: Size | None = None) -> str:
@@ -131,9 +134,9 @@ def _default_guest(
     if cmdline is None:
         cmdline = f"{make_cmdline(config.serial, size=size)} {guest_assets.KERNEL_WORDS}"
     initramfs = payload.initramfs or image.initramfs
-    return Payload(
-        kernel, _joined(initramfs, image.overlay) if image.overlay else initramfs, cmdline
-    )
+    if image.overlay:
+        return Payload(kernel, _joined(initramfs, image.overlay), cmdline, is_default=True)
+    return Payload(kernel, initramfs, cmdline, is_default=True)
 
 
 def _joined(initramfs: Path, overlay: bytes) -> bytes:
@@ -158,8 +161,14 @@ def load(
     memory.write(tables.base, tables.blob)
     reset_vector.write_reset_code(memory)
     registers.write_boot_tables(memory)
-    kernel = _load_kernel(payload, memory)
-    initramfs = _load_initramfs(payload, memory, kernel)
+    try:
+        kernel = _load_kernel(payload, memory)
+        initramfs = _load_initramfs(payload, memory, kernel)
+    except UsageError as error:
+        if payload.is_default and isinstance(error.__cause__, PlacementError):
+            reason = "too little for this guest; the default one needs about 128M"
+            raise OptionError("--memory", str(MemoryConfig(memory_size)), reason) from error
+        raise
     try:
         cmdline = Cmdline.from_str(payload.cmdline, kernel.cmdline_max + 1)
         cmdline_size = load_cmdline(memory, layout.CMDLINE_START, cmdline)
