@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from vmm_reference import cli
 from vmm_reference.config import SerialMode
+from vmm_reference.logs import NOTICE, LogSetup
 
 POWER_OFF = bytes.fromhex("ba00060000 b034 ee f4")
 RESET = bytes.fromhex("b0fe e664 f4")
@@ -73,6 +75,8 @@ def test_reset_is_told(soft):
     [
         (["--memory", "size=0"], ["--memory", "size=0", "needs some memory"]),
         (["--memory", "512M"], ["--memory", "512M", "perhaps size=512M?"]),
+        (["--memory", ""], ["--memory ''", "size=512M"]),
+        (["--cpus", ""], ["--cpus ''", "boot=1"]),
         (["--cpus", "boot=0"], ["--cpus", "at least one"]),
         (["--serial", "telegraph"], ["--serial", "telegraph", "file=PATH"]),
         (["--hypervisor", "xen"], ["--hypervisor", "xen", "auto, kvm, soft"]),
@@ -171,6 +175,17 @@ def test_closed_descriptors_are_not_reused(elf_kernel, tmp_path, closed):
     assert ended.stdout == (b"" if " >&-" in f" {closed}" else b"X")
     assert "\nX" not in log.read_text()
     assert log.read_text().startswith("20")
+
+
+def test_notices_are_not_called_warnings(capsys):
+    """What is not wrong is told without a word of alarm; what is wrong, with it."""
+    setup = LogSetup(0, None)
+    logger = logging.getLogger("vmm_reference.test")
+    logger.log(NOTICE, "the guest is %s", "ready")
+    logger.warning("careful")
+    logger.info("unheard")
+    setup.close()
+    assert capsys.readouterr().err == "the guest is ready\nwarning: careful\n"
 
 
 @pytest.mark.parametrize("log", [["--log-file", "/dev/full"], ["--log-file=/dev/full", "-vv"]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import time
@@ -16,6 +15,7 @@ from vmm_reference import probe_guest
 from vmm_reference.config import HypervisorChoice
 from vmm_reference.errors import HypervisorUnavailable
 from vmm_reference.hypervisor import KvmState, examine_kvm, open_hypervisor
+from vmm_reference.logs import NOTICE
 from vmm_reference.probe import ALL_STEPS, ProbeResult, run_probe
 
 STEPS = len(probe_guest.STEPS)
@@ -183,11 +183,12 @@ def test_file_that_is_not_kvm(tmp_path):
 
 def test_auto_falls_back_and_says_why(tmp_path, caplog):
     """Auto without KVM takes the emulator and logs one line with the reason."""
-    with caplog.at_level(logging.WARNING, logger="vmm_reference"):
+    with caplog.at_level(NOTICE, logger="vmm_reference"):
         opened = open_hypervisor(HypervisorChoice.AUTO, tmp_path / "kvm")
     opened.hypervisor.close()
     assert opened.soft
     (record,) = caplog.records
+    assert record.levelno == NOTICE
     assert "no-kvm" in record.message
     assert str(tmp_path / "kvm") in record.message
 
@@ -207,9 +208,21 @@ def test_auto_closes_a_kvm_that_emulates(monkeypatch, fake_hypervisor, calls, ca
     monkeypatch.setattr(hypervisors, "_open_kvm", lambda _path: fake_hypervisor)
     failed = ProbeResult(2, "x87: internal error 1")
     monkeypatch.setattr("vmm_reference.probe.run_probe", lambda _kvm: failed)
-    with caplog.at_level(logging.WARNING, logger="vmm_reference"):
+    with caplog.at_level(NOTICE, logger="vmm_reference"):
         opened = open_hypervisor(HypervisorChoice.AUTO)
     opened.hypervisor.close()
     assert opened.soft
     assert ("close",) in calls
     assert "emulating: probe step 2, x87: internal error 1" in caplog.text
+
+
+@pytest.mark.parametrize("result", [ProbeResult(), ProbeResult(2, "x87: internal error 1")])
+def test_kvm_that_emulates_is_taken_with_a_notice(monkeypatch, fake_hypervisor, caplog, result):
+    """Whoever asks for KVM gets it, and is told if it will probably fail."""
+    monkeypatch.setattr(hypervisors, "_open_kvm", lambda _path: fake_hypervisor)
+    monkeypatch.setattr("vmm_reference.probe.run_probe", lambda _kvm: result)
+    with caplog.at_level(NOTICE, logger="vmm_reference"):
+        assert open_hypervisor(HypervisorChoice.KVM).hypervisor is fake_hypervisor
+    notice = "this KVM emulates and will probably fail (probe step 2, x87: internal error 1)"
+    told = [] if result.runs_stock_kernels else [f"{notice}; --hypervisor soft works"]
+    assert [record.message for record in caplog.records] == told

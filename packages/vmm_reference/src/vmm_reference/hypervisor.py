@@ -1,9 +1,9 @@
 """Choosing who runs the guest: KVM, or the emulator with KVM's face.
 
 ``auto`` takes KVM if it is there, may be used, and passes the probe of `vmm_reference.probe`;
-otherwise it takes `soft_kvm` and logs one line that says why. ``kvm`` takes KVM without asking
-further, so that a small guest can run on a host whose KVM only emulates. Neither remembers
-anything.
+otherwise it takes `soft_kvm` and logs one line that says why. ``kvm`` takes KVM whatever the probe
+says, so that a small guest can run on a host whose KVM only emulates, and logs one line there.
+Neither remembers anything.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vmm_reference.config import HypervisorChoice
 from vmm_reference.errors import HypervisorUnavailable, OptionError
+from vmm_reference.logs import NOTICE
 
 if TYPE_CHECKING:
     import os
@@ -97,10 +98,7 @@ def open_hypervisor(
     """
     match choice:
         case HypervisorChoice.KVM:
-            try:
-                return OpenHypervisor(_open_kvm(path), soft=False)
-            except OSError as error:
-                raise HypervisorUnavailable(f"--hypervisor kvm: {error}") from error
+            return _open_as_told(path)
         case HypervisorChoice.SOFT:
             return OpenHypervisor(_open_soft(), soft=True)
         case HypervisorChoice.AUTO:
@@ -141,6 +139,21 @@ def refuse_too_many_cpus(hypervisor: Hypervisor, cpus: CpusConfig) -> None:
         raise OptionError("--cpus", str(cpus), reason)
 
 
+def _open_as_told(path: str | os.PathLike[str]) -> OpenHypervisor:
+    try:
+        kvm = _open_kvm(path)
+    except OSError as error:
+        raise HypervisorUnavailable(f"--hypervisor kvm: {error}") from error
+    report = _examine(kvm)
+    if report.state is KvmState.EMULATING:
+        logger.log(
+            NOTICE,
+            "this KVM emulates and will probably fail (%s); --hypervisor soft works",
+            report.reason,
+        )
+    return OpenHypervisor(kvm, soft=False)
+
+
 def _open_best(path: str | os.PathLike[str]) -> OpenHypervisor:
     try:
         kvm = _open_kvm(path)
@@ -151,12 +164,12 @@ def _open_best(path: str | os.PathLike[str]) -> OpenHypervisor:
         if report.state is KvmState.STOCK:
             return OpenHypervisor(kvm, soft=False)
         kvm.close()
-    logger.warning("using the software hypervisor, because KVM is not usable here (%s)", report)
+    logger.log(NOTICE, "using the software hypervisor, because KVM is not usable here (%s)", report)
     return OpenHypervisor(_open_soft(), soft=True)
 
 
 def _examine(kvm: Hypervisor) -> KvmReport:
-    from vmm_reference.probe import run_probe  # noqa: PLC0415  # only auto needs it
+    from vmm_reference.probe import run_probe  # noqa: PLC0415  # soft needs none
 
     try:
         result = run_probe(kvm)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+NOTICE = 25
+"""What a user should know though nothing is wrong: between `logging.INFO` and `logging.WARNING`."""
+
+_LEVELS = (NOTICE, logging.INFO, logging.DEBUG)
 _PACKAGES = (
     "kvm_ioctls",
     "linux_loader",
@@ -29,13 +32,16 @@ _PACKAGES = (
 
 
 class _ShortFormatter(logging.Formatter):
-    """``warning: message``; with -v also when and where."""
+    """``warning: message``, a notice without a word before it; with -v also when and where."""
 
     def __init__(self, *, verbose: bool) -> None:
         where = "%(relativeCreated)7.0f ms %(name)s " if verbose else ""
         super().__init__(where + "%(levelname)s: %(message)s")
+        self._notice = logging.Formatter(where + "%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        if record.levelno == NOTICE:
+            return self._notice.format(record)
         record.levelname = record.levelname.lower()
         return super().format(record)
 
@@ -72,7 +78,7 @@ class LogSetup:
     """The log of this process.
 
     Args:
-        verbosity: 0 for warnings, 1 for what happens, 2 or more for everything.
+        verbosity: 0 for warnings and notices, 1 for what happens, 2 or more for everything.
         file: where to write instead of stderr.
         on_failure: told once, as a sentence, when messages cannot be written.
 
@@ -93,6 +99,7 @@ class LogSetup:
         else:
             self._handler = _file_handler(file)
         self._handler.on_failure = on_failure
+        logging.addLevelName(NOTICE, "NOTICE")
         level = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
         for name in _PACKAGES:
             package = logging.getLogger(name)

@@ -20,6 +20,7 @@ import select
 import sys
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import Cap
@@ -37,6 +38,7 @@ from vmm_reference.hypervisor import (
     require_extensions,
 )
 from vmm_reference.legacy.pvpanic import PanicEvent
+from vmm_reference.logs import NOTICE
 from vmm_reference.memory_manager import MemoryManager, refuse_beyond_host
 from vmm_reference.serial_lines import SerialLines
 from vmm_reference.signals import wakeups
@@ -286,7 +288,7 @@ class Vm:
         require_extensions(hypervisor)
         refuse_too_many_cpus(hypervisor, config.cpus)
         payload = payloads.choose_payload(
-            config, soft=opened.soft, size=self._io.size, log=logger.warning
+            config, soft=opened.soft, size=self._io.size, log=partial(logger.log, NOTICE)
         )
 
         memory = MemoryManager(config.memory)
