@@ -109,3 +109,13 @@ def test_status_is_announced_once():
     session.take_status(b"2\n")
     assert announced == [True]
     assert session.status == 1
+
+
+def test_reset_before_any_output_may_be_a_panic(session):
+    """A panic before the guest can tell of it looks like a reset; the sentence helps on."""
+    reset = VmExit(EndKind.RESET)
+    assert session.complaint(reset) == (
+        "the guest reset while booting (a kernel panic? try --serial tty or more memory)"
+    )
+    session.stderr(b"rebooting")
+    assert session.complaint(reset) == "the guest reset before the command had ended"

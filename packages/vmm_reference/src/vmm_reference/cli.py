@@ -149,7 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--cpus",
         metavar="boot=N",
         default="boot=1",
-        help="its processors (--cpus boot=2); default boot=1",
+        help="its processors; the emulator runs one (--cpus boot=1); default boot=1",
     )
     machine.add_argument(
         "--serial",

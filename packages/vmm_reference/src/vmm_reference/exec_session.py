@@ -38,8 +38,9 @@ class ExecSession:
         stderr: Callable[[bytes], object],
         on_status: Callable[[], object] = lambda: None,
     ) -> None:
-        self.stdout = stdout
-        self.stderr = stderr
+        self.stdout = self._heard_by(stdout)
+        self.stderr = self._heard_by(stderr)
+        self._silent = True
         self._on_status = on_status
         self._line = bytearray()
         self._status: int | None = None
@@ -80,4 +81,14 @@ class ExecSession:
         """Return a sentence for the user if the command did not get to its end, else nothing."""
         if self._status is not None or end.kind is EndKind.SIGNAL:
             return ""
+        if end.kind is EndKind.RESET and self._silent:
+            # before init has loaded the driver of pvpanic, a panic is a reset like any other
+            return f"{end} while booting (a kernel panic? try --serial tty or more memory)"
         return f"{end} before the command had ended"
+
+    def _heard_by(self, output: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        def take(data: bytes) -> None:
+            self._silent = False
+            output(data)
+
+        return take
