@@ -52,6 +52,9 @@ _LEAF7_EBX_HIDDEN = _bits(
     10,  # INVPCID, of no use without PCID
     14,  # MPX
 )  # fmt: skip
+# TSC_ADJUST: Linux takes a constant counter that has it for what it is, reliable; without it, a
+# watchdog compares the counter with its own late ticks and condemns the counter.
+_LEAF7_EBX_SHOWN = _bits(1)
 _EXTENDED_ECX_HIDDEN = _bits(2)  # SVM
 
 # Family 6, model 28 (Bonnell), stepping 10: an in-order core.  The emulator executes in order, so
@@ -91,7 +94,7 @@ def _basic(scratch: Scratch) -> list[CpuidEntry]:
         (edx & ~_LEAF1_EDX_HIDDEN) | _LEAF1_EDX_SHOWN,
     )
     _, ebx, ecx, edx = _ask(scratch, 7)
-    structured = _entry(7, 0, ebx & ~_LEAF7_EBX_HIDDEN, 0, 0)
+    structured = _entry(7, 0, (ebx & ~_LEAF7_EBX_HIDDEN) | _LEAF7_EBX_SHOWN, 0, 0)
     structured.flags = _INDEXED
     # Time stamp counter and crystal frequencies: without them a guest calibrates against a timer,
     # which emulation makes too uneven. The crystal is also the local APIC timer's clock.

@@ -14,6 +14,7 @@ MISC_ENABLE = 0x1A0
 KNOWN = (
     0x10,  # TSC
     0x1B,  # APIC_BASE
+    0x3B,  # TSC_ADJUST
     0x8B,  # IA32_BIOS_SIGN_ID, the microcode's revision
     MISC_ENABLE,
     0x174, 0x175, 0x176,  # SYSENTER_CS, _ESP, _EIP

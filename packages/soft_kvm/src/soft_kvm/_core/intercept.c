@@ -108,8 +108,10 @@ bool sk_msr_read(struct sk_vcpu *v, uint32_t index, uint64_t *value)
         return true;
     case PLATFORM_ID:
     case UCODE_REV:
-    case TSC_ADJUST:
         *value = 0;
+        return true;
+    case TSC_ADJUST:
+        *value = v->tsc_adjust;
         return true;
     }
     return false;
@@ -122,6 +124,10 @@ bool sk_msr_write(struct sk_vcpu *v, uint32_t index, uint64_t value)
     switch (index) {
     case TSC:
         v->vm->tsc_origin = sk_now() - value;
+        return true;
+    case TSC_ADJUST: /* SDM vol. 3 §17.17.3: the counter moves with it */
+        v->vm->tsc_origin -= value - v->tsc_adjust;
+        v->tsc_adjust = value;
         return true;
     case APIC_BASE:
         if (value & ~SK_APIC_BASE_VALID)

@@ -147,7 +147,7 @@ struct sk_vcpu {
     int wake_fd;        /* eventfd: somebody has something for a waiting vCPU */
     sigset_t caller_mask;
     pthread_mutex_t mutex; /* one API call on a vCPU at a time, as in KVM */
-    uint64_t apic_base, misc_enable, cr8; /* cr8 without an irqchip; else the local APIC has it */
+    uint64_t apic_base, misc_enable, tsc_adjust, cr8; /* cr8 without an irqchip; else the local APIC has it */
     uint64_t interrupt_bitmap[4]; /* KVM_SET_SREGS's, as given */
     uc_context *context;
     struct sk_image image; /* over `context` */
