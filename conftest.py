@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,14 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+# A job in the background of a shell, or under nohup, inherits signals that are ignored. What the
+# tests start must see them as it would in a terminal's foreground.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(
+            _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        )
 
 _ALLOWED = Path(__file__).parent / "tests" / "allowed_skips.txt"
 
