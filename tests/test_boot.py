@@ -72,6 +72,12 @@ def test_guest_ends_itself(vmm, script, code):
     assert ended.code == code
 
 
+def test_a_panic_before_any_driver_is_a_panic(vmm):
+    """Too little memory to unpack the initramfs: no pvpanic yet, and still not a reset."""
+    ended = vmm(*SOFT, "--memory", "size=64M", "--exec", "true")
+    assert (ended.stdout, ended.code) == (b"", 34)
+
+
 @pytest.mark.parametrize(
     ("code", "machine_code"),
     [

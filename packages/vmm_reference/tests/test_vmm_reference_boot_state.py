@@ -182,3 +182,18 @@ def test_reset_vector_resets(memory):
     """F000:FFF0 holds the keyboard controller's reset, for kernels that restart through it."""
     reset_vector.write_reset_code(memory)
     assert memory.read(0xFFFF0, 7) == bytes.fromhex("b0fe e664 f4 ebfd")
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "mode", "told"),
+    [
+        ("panic=-1 reboot=panic_warm", 0x1234, True),
+        ("panic=-1 reboot=panic_warm", 0, False),
+        ("panic=-1", 0x1234, False),
+    ],
+)
+def test_a_panic_is_told_by_a_warm_reset_alone(cmdline, mode, told):
+    """Only a kernel that was asked to reset warm after a panic says anything by it."""
+    with GuestMemory.from_ranges([(0, 0x1000)]) as memory:
+        memory.store(0x472, mode, 2)
+        assert reset_vector.tells_of_panic(memory, cmdline) is told

@@ -21,10 +21,10 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     ("serial", "cmdline"),
     [
-        (SerialConfig(), "console=ttyS0 panic=-1"),
-        (SerialConfig(SerialMode.FILE, Path("x")), "console=ttyS0 panic=-1"),
-        (SerialConfig(SerialMode.NULL), "console=ttyS0 quiet panic=-1"),
-        (SerialConfig(SerialMode.OFF), "quiet panic=-1"),
+        (SerialConfig(), "console=ttyS0 panic=-1 reboot=panic_warm"),
+        (SerialConfig(SerialMode.FILE, Path("x")), "console=ttyS0 panic=-1 reboot=panic_warm"),
+        (SerialConfig(SerialMode.NULL), "console=ttyS0 quiet panic=-1 reboot=panic_warm"),
+        (SerialConfig(SerialMode.OFF), "quiet panic=-1 reboot=panic_warm"),
     ],
     ids=lambda value: getattr(value, "mode", None) and value.mode.value,
 )
@@ -86,7 +86,7 @@ def test_callers_kernel_has_no_initramfs_of_ours(guest):
     """A kernel of the caller's gets exactly what the caller names."""
     config = VmConfig(payload=PayloadConfig(kernel=guest / "vmlinuz"))
     assert choose_payload(config, soft=True) == Payload(
-        guest / "vmlinuz", None, "console=ttyS0 panic=-1"
+        guest / "vmlinuz", None, "console=ttyS0 panic=-1 reboot=panic_warm"
     )
 
 

@@ -8,7 +8,7 @@
 | 2 | usage: a bad flag, value or input file |
 | 32 | the guest reset (``reboot``) |
 | 33 | the guest's processor shut down: a triple fault |
-| 34 | the guest's kernel panicked and said so (pvpanic) |
+| 34 | the guest's kernel panicked |
 | 35 | the hypervisor gave up: internal error, failed entry |
 | 128 + N | ended by signal N (also 141 = SIGPIPE: nobody reads our output any more) |
 

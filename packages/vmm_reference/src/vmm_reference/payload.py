@@ -71,6 +71,7 @@ def make_cmdline(serial: SerialConfig, *, size: Size | None = None) -> str:
     if serial.mode in {SerialMode.OFF, SerialMode.NULL}:
         cmdline.insert_str("quiet")
     cmdline.insert("panic", "-1")
+    cmdline.insert("reboot", reset_vector.PANIC_IS_WARM)
     if size is not None:
         cmdline.insert("py_vmm.rows", str(size.rows))
         cmdline.insert("py_vmm.cols", str(size.columns))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 from kvm_ioctls import Cap
 from vmm_reference import payload as payloads
 from vmm_reference import vcpu as vcpus
-from vmm_reference.arch.x86_64 import cpuid, layout
+from vmm_reference.arch.x86_64 import cpuid, layout, reset_vector
 from vmm_reference.device_manager import DeviceManager
 from vmm_reference.errors import VmStateError
 from vmm_reference.event_loop import EventLoop
@@ -44,6 +44,7 @@ from vmm_reference.serial_lines import SerialLines
 from vmm_reference.signals import wakeups
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from kvm_ioctls.protocols import Hypervisor
@@ -295,6 +296,9 @@ class Vm:
         teardown.callback(memory.close)
         vm = hypervisor.create_vm()
         teardown.callback(vm.close)
+        self._requests.tells_of_panic = partial(
+            reset_vector.tells_of_panic, memory.memory, payload.cmdline
+        )
         memory.register(vm)
         vm.set_tss_address(layout.KVM_TSS_ADDRESS)
         vm.set_identity_map_address(layout.KVM_IDENTITY_MAP_ADDRESS)
@@ -367,6 +371,7 @@ class _GuestRequests:
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
         self.loop: EventLoop | None = None
+        self.tells_of_panic: Callable[[], bool] = lambda: False
 
     def power_off(self) -> None:
         """End for good."""
@@ -374,6 +379,8 @@ class _GuestRequests:
 
     def reset(self) -> None:
         """Start again; this VMM ends instead and says so."""
+        if self.tells_of_panic():
+            self._vm._panicked = True  # noqa: SLF001  # one class in two parts
         self._vm.stop(VmExit(EndKind.RESET))
 
     def panic(self, events: PanicEvent) -> None:

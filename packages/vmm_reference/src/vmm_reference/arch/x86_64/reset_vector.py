@@ -27,3 +27,24 @@ RESET_CODE = (
 def write_reset_code(memory: GuestMemory) -> None:
     """Put the instructions in their place."""
     memory.write(RESET_VECTOR, RESET_CODE)
+
+
+REBOOT_MODE = 0x472
+"""Where a kernel leaves word for the BIOS before it resets: 0x1234 for a warm start (Linux:
+``native_machine_emergency_restart``)."""
+
+WARM = 0x1234
+
+PANIC_IS_WARM = "panic_warm"
+"""The kernel's ``reboot=`` option that makes a panic, and nothing else, reset warm.
+
+So a panic is known from the kernel's first moments on, long before it can drive pvpanic.
+"""
+
+
+def tells_of_panic(memory: GuestMemory, cmdline: str) -> bool:
+    """Return whether the reset that the guest asks for is the end of a panic.
+
+    Only a kernel that was told to says so: others reset warm for reasons of their own.
+    """
+    return f"reboot={PANIC_IS_WARM}" in cmdline.split() and memory.load(REBOOT_MODE, 2) == WARM
