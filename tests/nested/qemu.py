@@ -41,16 +41,8 @@ class Result:
 
 def qemu_command(kernel: Path, initramfs: Path, cmdline: str, folder: Path) -> list[str]:
     """The command line; QEMU writes what the serial ports send into files below `folder`."""
-    command = [QEMU, "-accel", "tcg", "-cpu", "max,+svm", "-m", "2048"]
-    command += [
-        "-smp",
-        str(PROCESSORS),
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]
+    command = [QEMU, "-accel", "tcg", "-cpu", "max,+svm", "-smp", str(PROCESSORS), "-m", "2048"]
+    command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     command += ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", cmdline]
     for port in _PORTS:
         command += ["-serial", f"file:{folder / port}"]

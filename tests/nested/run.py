@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__.splitlines()[0])
     parser.add_argument("--junitxml", type=Path, metavar="FILE", help="where the record goes")
     options, selection = parser.parse_known_args(arguments)
+    if options.junitxml is not None:
+        options.junitxml.unlink(missing_ok=True)  # a killed run leaves no record of an older one
     try:
         host.require_program("qemu-system-x86_64", "qemu-system-x86")
         expected = collect(selection)
