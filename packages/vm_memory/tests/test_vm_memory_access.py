@@ -77,7 +77,14 @@ def test_empty_access_succeeds_anywhere(memory):
 
 def test_negative_size_is_a_value_error(memory):
     """A negative size is the caller's mistake, not the guest's."""
-    for access in (memory.read, memory.view, memory.iovec, memory.check_range):
+    for access in (
+        memory.read,
+        memory.view,
+        memory.iovec,
+        memory.check_range,
+        memory.mark_dirty,
+        memory.load,
+    ):
         for address in (0, 0x2000):
             with pytest.raises(ValueError, match="a size cannot be negative, as -1 is"):
                 access(address, -1)
@@ -155,7 +162,7 @@ def test_any_contiguous_buffer_is_bytes(memory):
     target = array("H", [0] * 4)
     memory.read_into(0xFFC, target)
     assert target.tobytes() == memory.read(0xFFC, 8)
-    with pytest.raises(TypeError):
+    with pytest.raises(BufferError):
         memory.write(0, memoryview(b"abcd")[::2])
 
 
@@ -197,7 +204,7 @@ def test_integers_do_not_reach_beyond_an_odd_end():
 
 def test_integer_width_and_value_are_checked(memory):
     """Sizes are 1, 2, 4, 8; values are unsigned and fit."""
-    for size in (0, 3, 16, -8):
+    for size in (0, 3, 16):
         with pytest.raises(ValueError, match=f"an integer has 1, 2, 4 or 8 bytes, not {size}"):
             memory.load(0, size)
     for value, size in [(-1, 8), (1 << 64, 8), (256, 1)]:

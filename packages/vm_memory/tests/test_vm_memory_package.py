@@ -29,12 +29,19 @@ def test_package_docstring_examples_are_true():
 def test_public_names_are_frozen():
     """A name that appears or goes is a decision, not an accident."""
     assert vm_memory.__all__ == [
+        "DIRTY_PAGE_SIZE",
         "TABLE_HEADER_WORDS",
         "TABLE_ROW_WORDS",
         "TABLE_VERSION",
+        "DirtyBitmap",
+        "ExclusiveGuard",
         "GuestAccessError",
         "GuestMemory",
+        "GuestMemoryAtomic",
         "GuestRegion",
+        "HostAddressNotAvailable",
+        "HostMemoryError",
+        "HostMemoryFault",
         "InvalidGuestAddress",
         "InvalidRegion",
         "MapError",
@@ -42,9 +49,12 @@ def test_public_names_are_frozen():
         "MemoryRegionOverlap",
         "MisalignedAccess",
         "NoSuchRegion",
+        "Ordering",
         "PartialBuffer",
+        "PolicyRefused",
         "RegionTable",
         "VmMemoryError",
+        "fence",
     ]
     assert all(hasattr(vm_memory, name) for name in vm_memory.__all__)
 

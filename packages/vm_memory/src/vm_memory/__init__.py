@@ -21,8 +21,13 @@ from `GuestMemory.table`, whose layout `vm_memory.table` documents.
 This package knows nothing of KVM, devices or boot protocols.
 """
 
+from vm_memory._core import DirtyBitmap, fence
+from vm_memory.atomic import ExclusiveGuard, GuestMemoryAtomic
 from vm_memory.errors import (
     GuestAccessError,
+    HostAddressNotAvailable,
+    HostMemoryError,
+    HostMemoryFault,
     InvalidGuestAddress,
     InvalidRegion,
     MapError,
@@ -31,10 +36,12 @@ from vm_memory.errors import (
     MisalignedAccess,
     NoSuchRegion,
     PartialBuffer,
+    PolicyRefused,
     VmMemoryError,
 )
 from vm_memory.memory import GuestMemory
-from vm_memory.region import GuestRegion
+from vm_memory.ordering import Ordering
+from vm_memory.region import DIRTY_PAGE_SIZE, GuestRegion
 from vm_memory.table import (
     TABLE_HEADER_WORDS,
     TABLE_ROW_WORDS,
@@ -43,12 +50,19 @@ from vm_memory.table import (
 )
 
 __all__ = [
+    "DIRTY_PAGE_SIZE",
     "TABLE_HEADER_WORDS",
     "TABLE_ROW_WORDS",
     "TABLE_VERSION",
+    "DirtyBitmap",
+    "ExclusiveGuard",
     "GuestAccessError",
     "GuestMemory",
+    "GuestMemoryAtomic",
     "GuestRegion",
+    "HostAddressNotAvailable",
+    "HostMemoryError",
+    "HostMemoryFault",
     "InvalidGuestAddress",
     "InvalidRegion",
     "MapError",
@@ -56,7 +70,10 @@ __all__ = [
     "MemoryRegionOverlap",
     "MisalignedAccess",
     "NoSuchRegion",
+    "Ordering",
     "PartialBuffer",
+    "PolicyRefused",
     "RegionTable",
     "VmMemoryError",
+    "fence",
 ]

@@ -7,12 +7,16 @@
     ├── GuestAccessError           an address that a guest (or its driver) gave
     │   ├── InvalidGuestAddress    the first byte is in no region
     │   ├── PartialBuffer          the range starts in memory and then leaves it
-    │   └── MisalignedAccess       an integer access off its natural alignment
+    │   ├── MisalignedAccess       an integer access off its natural alignment
+    │   └── HostAddressNotAvailable  guest memory that is not mapped in this process
     ├── MapError (ValueError)      a map that the caller cannot have
     │   ├── InvalidRegion          empty, negative or beyond 2^64
     │   ├── MemoryRegionOverlap    two regions claim the same address
     │   └── NoSuchRegion           no region starts there with that size
-    └── MappingFailed (OSError)    the host refused the memory
+    └── HostMemoryError (OSError)  what the host could not do
+        ├── MappingFailed          it refused the memory
+        ├── PolicyRefused          it refused what was asked about the pages
+        └── HostMemoryFault        memory is gone: its file was truncated
 
 A VMM that serves a guest catches ``GuestAccessError`` alone: the other branches are
 mistakes or shortages of its own side.
@@ -88,6 +92,26 @@ class MisalignedAccess(GuestAccessError):
         return f"{self.address:#x} is not aligned to an integer of {self.size} bytes"
 
 
+class HostAddressNotAvailable(GuestAccessError):
+    """The first byte of an access is guest memory that this process cannot see (guest_memfd).
+
+    Attributes:
+        address: guest physical address of the access, or of the region.
+        size: bytes asked for.
+    """
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(address, size)
+        self.address = address
+        self.size = size
+
+    def __str__(self) -> str:
+        return (
+            f"guest memory at {self.address:#x} is not mapped in this process "
+            f"(access of {self.size:#x} bytes)"
+        )
+
+
 class MapError(VmMemoryError, ValueError):
     """The caller asked for a memory map that cannot exist."""
 
@@ -149,12 +173,13 @@ class NoSuchRegion(MapError):
         return f"the map has no region of {self.size:#x} bytes at {self.start:#x}"
 
 
-class MappingFailed(VmMemoryError, OSError):
-    """The host could not map the memory of a region; an ``OSError`` with its `errno`.
+class HostMemoryError(VmMemoryError, OSError):
+    """The host could not do something about the memory of a region; an ``OSError``.
 
     Attributes:
-        start: guest physical address of the region.
-        size: bytes of the region.
+        start: guest physical address of the memory.
+        size: bytes of it.
+        errno: the system's error number; None where it never came to a system call.
     """
 
     def __init__(self, start: int, size: int, errno: int | None, reason: str) -> None:
@@ -162,5 +187,31 @@ class MappingFailed(VmMemoryError, OSError):
         self.start = start
         self.size = size
 
+
+class MappingFailed(HostMemoryError):
+    """The host could not map the memory of a region."""
+
     def __str__(self) -> str:
         return f"cannot map {self.size:#x} bytes for the region at {self.start:#x}: {self.strerror}"
+
+
+class PolicyRefused(HostMemoryError):
+    """The host refused what was asked about the pages of a region.
+
+    Attributes:
+        what: what was asked, in words.
+    """
+
+    def __init__(self, start: int, size: int, what: str, errno: int | None, reason: str) -> None:
+        super().__init__(start, size, errno, reason)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"cannot {self.what} for the region at {self.start:#x}: {self.strerror}"
+
+
+class HostMemoryFault(HostMemoryError):
+    """The host has no memory any more behind guest addresses: their file was truncated."""
+
+    def __str__(self) -> str:
+        return f"no host memory behind {self.size:#x} bytes at {self.start:#x}: {self.strerror}"

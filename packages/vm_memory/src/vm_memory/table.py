@@ -6,12 +6,19 @@ Layout version 1, all words native 64-bit unsigned integers, no padding::
     word 1   generation: different for every map of this process, so that C code may cache
              a translation for as long as the generation stays the same
     word 2   number of rows
-    word 3   log2 of the bytes that one bit of a dirty bitmap stands for; 0: no bitmaps
+    word 3   log2 of the bytes that one bit of a dirty bitmap stands for
     then one row per region, sorted by start address, without overlap:
     +0       guest physical address of the first byte
     +1       size in bytes (the region may end at 2^64, so start + size may wrap to 0)
-    +2       host address of the first byte
-    +3       host address of the dirty bitmap; 0: the region has none
+    +2       host address of the first byte; 0: not mapped in this process, no access
+    +3       host address of the dirty bitmap; 0: the region does not track
+
+A bitmap is an array of native 64-bit words, as many as it takes for one bit a page: bit i of
+word w stands for page 64 * w + i of the region. What C code owes to it:
+
+* mark after the bytes are written, never before, and every page that they touch;
+* mark by an atomic OR with release order (``__atomic_fetch_or(word, bits, __ATOMIC_RELEASE)``),
+  without a look whether the bit is set already: the look can be older than the write.
 
 A reader must refuse a version that it does not know. A table is also a borrow of every
 region in it: while the table lives, closing one of them raises ``BufferError``, so the host
@@ -21,6 +28,8 @@ addresses are good for as long as the reader holds the table (or a buffer of it)
 from __future__ import annotations
 
 import struct
+
+from vm_memory.region import DIRTY_PAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,10 +63,11 @@ class RegionTable(bytes):
         Raises:
             ValueError: a region is closed.
         """
-        borrows = tuple(region.memory for region in regions)
-        words = [TABLE_VERSION, generation, len(regions), 0]
+        borrows = tuple(_borrow(region) for region in regions)
+        words = [TABLE_VERSION, generation, len(regions), DIRTY_PAGE_SIZE.bit_length() - 1]
         for region in regions:
-            words += (region.start_addr, region.size, region.host_address, 0)
+            bitmap = region.dirty.host_address if region.dirty is not None else 0
+            words += (region.start_addr, region.size, region.host_address, bitmap)
         table = cls(struct.pack(f"={len(words)}Q", *words))
         table.generation = generation
         table._borrows = borrows
@@ -67,3 +77,10 @@ class RegionTable(bytes):
     def words(self) -> memoryview:
         """The table as a view of unsigned 64-bit integers."""
         return memoryview(self).cast("Q")
+
+
+def _borrow(region: GuestRegion) -> memoryview:
+    """What keeps the region open: C code marks what it writes, so this view marks nothing."""
+    if region.host_address or region.closed:
+        return region.slot_memory
+    return memoryview(b"")  # nothing of it is mapped here

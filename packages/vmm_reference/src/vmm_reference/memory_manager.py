@@ -41,7 +41,7 @@ class MemoryManager:
     def register(self, vm: Vm) -> None:
         """Give every region to the hypervisor; slots are numbered from 0."""
         for slot, region in enumerate(self.memory.regions):
-            vm.set_user_memory_region(slot, region.start_addr, region.memory)
+            vm.set_user_memory_region(slot, region.start_addr, region.slot_memory)
 
     def close(self) -> None:
         """Unmap the memory; the virtual machine must be closed by now."""

@@ -1,7 +1,8 @@
 """The device's side of a split virtqueue (virtio 1.2 §2.7).
 
 Indices are the device's own: what the driver writes into the used ring, or writes back into
-its own rings later, is never believed. Memory order: see `virtio_devices.queue.ordering`.
+its own rings later, is never believed. Memory order: `GuestMemory.load` acquires and `store`
+releases; between a store and a load that must not overtake it there is a `vm_memory.fence`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from virtio_devices.errors import InvalidAvailableIndex, InvalidHead, VirtioUsag
 from virtio_devices.queue.descriptors import ChainWalker
 from virtio_devices.queue.layout import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
 from virtio_devices.queue.notification import crosses_event
-from virtio_devices.queue.ordering import Fence
+from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ class SplitQueue:
     __slots__ = (
         "_added",
         "_event_idx",
-        "_fence",
         "_in_flight",
         "_layout",
         "_memory",
@@ -65,7 +65,6 @@ class SplitQueue:
         self._layout = layout
         self._event_idx = event_idx
         self._walker = ChainWalker(memory, layout.descriptor_table, layout.size, indirect=indirect)
-        self._fence = Fence()
         self._in_flight: set[int] = set()
         self._next_avail = 0
         self._next_used = 0
@@ -138,7 +137,7 @@ class SplitQueue:
         element = _used_element.pack(head, min(written, _UINT32_MAX))
         memory.write(layout.used_entry(self._next_used), element)
         self._next_used = (self._next_used + 1) & 0xFFFF
-        # After the element: §2.7.8.2. x86-64 keeps stores in order.
+        # After the element (§2.7.8.2): the store is a release.
         memory.store(layout.used_idx, self._next_used, 2)
         self._added += 1
 
@@ -147,7 +146,7 @@ class SplitQueue:
         added, self._added = self._added, 0
         if not added or not self._running:
             return False
-        self._fence.full()  # the index before the driver's wish
+        fence()  # the index before the driver's wish
         layout, memory = self._layout, self._memory
         if self._event_idx:
             event = memory.load(layout.used_event, 2)
@@ -168,7 +167,7 @@ class SplitQueue:
             self._memory.store(self._layout.avail_event, self._next_avail, 2)
         else:
             self._memory.store(self._layout.used_flags, 0, 2)
-        self._fence.full()  # the wish before the driver's index
+        fence()  # the wish before the driver's index
         return bool(self._pending())
 
     def disable_notification(self) -> None:

@@ -19,8 +19,8 @@ from virtio_devices.queue.layout import (
     SplitLayout,
 )
 from virtio_devices.queue.notification import crosses_event
-from virtio_devices.queue.ordering import Fence
 from virtio_devices.testing.arena import Arena
+from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ class SplitDriver:
         self._memory = memory
         self._event_idx = event_idx
         self._arena = Arena(self.layout.end, base + span)
-        self._fence = Fence()
         self._free = list(range(size))
         self._chains: dict[int, _Chain] = {}
         self._avail = 0
@@ -148,7 +147,7 @@ class SplitDriver:
     def needs_kick(self) -> bool:
         """Whether the device wants to be told of what was added since the last call (§2.7.10.1)."""
         added, self._added = self._added, 0
-        self._fence.full()
+        fence()
         if not added:
             return False
         if self._event_idx:
@@ -185,7 +184,7 @@ class SplitDriver:
             self._memory.store(self.layout.used_event, (self._used + after - 1) & 0xFFFF, 2)
         else:
             self._memory.store(self.layout.avail_flags, 0, 2)
-        self._fence.full()
+        fence()
 
     # Rules may be broken here
 
@@ -200,7 +199,7 @@ class SplitDriver:
         """Put any number into the available ring and move the index on."""
         self._memory.write(self.layout.avail_entry(self._avail), head.to_bytes(2, "little"))
         self._avail = (self._avail + 1) & 0xFFFF
-        # After the entry: §2.7.13.3.1. x86-64 keeps stores in order.
+        # After the entry (§2.7.13.3.1): the store is a release.
         self._memory.store(self.layout.avail_idx, self._avail, 2)
         self._added += 1
 

@@ -1,0 +1,110 @@
+/* What Python's mmap module cannot ask the host for.
+ *
+ * These take bare addresses, so they are for vm_memory.mapping alone, which calls them with
+ * ranges inside a mapping that it holds.
+ */
+#include "core.h"
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+PyDoc_STRVAR(address_of_doc,
+"address_of($module, buffer, /)\n--\n\n"
+"Address of the first byte; good for as long as the caller keeps the memory in place.");
+
+static PyObject *address_of(PyObject *Py_UNUSED(module), PyObject *buffer)
+{
+    Py_buffer view;
+    void *address;
+
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0)
+        return NULL;
+    address = view.buf;
+    PyBuffer_Release(&view);
+    return PyLong_FromVoidPtr(address);
+}
+
+static PyObject *none_or_errno(int failed)
+{
+    if (failed)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(forbid_doc,
+"forbid($module, address, size, /)\n--\n\n"
+"Make any access to the pages a SIGSEGV (mprotect(2), PROT_NONE).");
+
+static PyObject *forbid(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long address, size;
+
+    if (!PyArg_ParseTuple(args, "KK:forbid", &address, &size))
+        return NULL;
+    return none_or_errno(mprotect((void *)(uintptr_t)address, size, PROT_NONE));
+}
+
+PyDoc_STRVAR(place_doc,
+"place($module, address, size, flags, fd, offset, /)\n--\n\n"
+"Put a file's pages over a range of a mapping (mmap(2), MAP_FIXED), readable and writable.");
+
+static PyObject *place(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long address, size;
+    long long offset;
+    int flags, fd;
+    void *result;
+
+    if (!PyArg_ParseTuple(args, "KKiiL:place", &address, &size, &flags, &fd, &offset))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    result = mmap((void *)(uintptr_t)address, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd,
+                  offset);
+    Py_END_ALLOW_THREADS
+    return none_or_errno(result == MAP_FAILED);
+}
+
+PyDoc_STRVAR(advise_doc,
+"advise($module, address, size, advice, /)\n--\n\n"
+"madvise(2) without the GIL: populating gigabytes takes a while.");
+
+static PyObject *advise(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long address, size;
+    int advice, failed;
+
+    if (!PyArg_ParseTuple(args, "KKi:advise", &address, &size, &advice))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    failed = madvise((void *)(uintptr_t)address, size, advice);
+    Py_END_ALLOW_THREADS
+    return none_or_errno(failed);
+}
+
+PyDoc_STRVAR(bind_doc,
+"bind($module, address, size, mode, nodes, /)\n--\n\n"
+"mbind(2): take the pages from the NUMA nodes whose bits are set in `nodes`.");
+
+static PyObject *bind(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long address, size, nodes;
+    unsigned long mask;
+    int mode;
+
+    if (!PyArg_ParseTuple(args, "KKiK:bind", &address, &size, &mode, &nodes))
+        return NULL;
+    mask = (unsigned long)nodes;
+    /* The kernel reads one bit less than it is told of. */
+    return none_or_errno(
+        syscall(SYS_mbind, (uintptr_t)address, size, mode, &mask, 8 * sizeof mask + 1, 0) != 0);
+}
+
+PyMethodDef host_functions[] = {
+    {"address_of", address_of, METH_O, address_of_doc},
+    {"forbid", forbid, METH_VARARGS, forbid_doc},
+    {"place", place, METH_VARARGS, place_doc},
+    {"advise", advise, METH_VARARGS, advise_doc},
+    {"bind", bind, METH_VARARGS, bind_doc},
+    {NULL, NULL, 0, NULL},
+};

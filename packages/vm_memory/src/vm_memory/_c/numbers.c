@@ -1,0 +1,88 @@
+/* Python's integers and arguments as C sees them. */
+#include "core.h"
+
+static int from_long(PyObject *number, uint64_t *value)
+{
+    *value = PyLong_AsUnsignedLongLong(number);
+    if (*value != UINT64_MAX || !PyErr_Occurred())
+        return 1;
+    if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+        return -1;
+    PyErr_Clear(); /* negative, or 2^64 and more */
+    return 0;
+}
+
+int to_u64(PyObject *object, uint64_t *value)
+{
+    PyObject *number;
+    int result;
+
+    if (PyLong_Check(object))
+        return from_long(object, value);
+    number = PyNumber_Index(object);
+    if (number == NULL)
+        return -1;
+    result = from_long(number, value);
+    Py_DECREF(number);
+    return result;
+}
+
+int to_size(PyObject *object, uint64_t *size)
+{
+    PyObject *zero;
+    int negative, result = to_u64(object, size);
+
+    if (result)
+        return result;
+    *size = UINT64_MAX; /* no map holds that much, so it stands for anything beyond */
+    zero = PyLong_FromLong(0);
+    if (zero == NULL)
+        return -1;
+    negative = PyObject_RichCompareBool(object, zero, Py_LT);
+    Py_DECREF(zero);
+    if (negative > 0)
+        PyErr_Format(PyExc_ValueError, "a size cannot be negative, as %R is", object);
+    return negative ? -1 : 1;
+}
+
+static int find_name(const char *const *names, PyObject *keyword)
+{
+    for (int i = 0; names[i]; i++)
+        if (PyUnicode_CompareWithASCIIString(keyword, names[i]) == 0)
+            return i;
+    return -1;
+}
+
+int take_arguments(const char *function, const char *const *names, int required,
+                   PyObject *const *args, Py_ssize_t positional, PyObject *keywords,
+                   PyObject **values)
+{
+    Py_ssize_t given = keywords ? PyTuple_Size(keywords) : 0;
+    int count = 0;
+
+    while (names[count])
+        values[count++] = NULL;
+    if (positional > count) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", function,
+                     count, positional);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < positional; i++)
+        values[i] = args[i];
+    for (Py_ssize_t i = 0; i < given; i++) {
+        PyObject *keyword = PyTuple_GetItem(keywords, i);
+        int index = find_name(names, keyword);
+        if (index < 0 || values[index]) {
+            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", function,
+                         index < 0 ? "an unexpected" : "twice the", keyword);
+            return -1;
+        }
+        values[index] = args[positional + i];
+    }
+    for (int i = 0; i < required; i++)
+        if (values[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() misses its argument '%s'", function, names[i]);
+            return -1;
+        }
+    return 0;
+}
