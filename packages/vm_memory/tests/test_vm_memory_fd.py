@@ -170,3 +170,108 @@ def test_os_errors_pass_through(memory):
         memory.read_from_fd(0, -1, 4)
     with pytest.raises(OSError, match="Bad file descriptor"):
         memory.write_to_fd(0, -1, 4, 0)
+
+
+def test_one_call_into_several_pieces(memory, pipe):
+    """What one read gives fills the pieces in order, across a border too; it is not continued."""
+    source, sink = pipe
+    sink.write(b"0123456789")
+    spans = [(0x4000, 3), (0xFFE, 4), (0x10, 8)]
+    assert memory.readv(source.fileno(), spans) == 10
+    assert (memory.read(0x4000, 3), memory.read(0xFFE, 4)) == (b"012", b"3456")
+    assert memory.read(0x10, 4) == b"789\0"
+
+
+def test_one_call_out_of_several_pieces(memory, tmp_path):
+    """The pieces in order, at an offset or at the file's position."""
+    memory.write(0xFFE, b"abcd")
+    memory.write(0x4000, b"xyz")
+    spans = [(0x4000, 3), (0xFFE, 4), (0x4001, 1)]
+    with (tmp_path / "out").open("w+b", buffering=0) as file:
+        assert memory.writev(file.fileno(), spans, 2) == 8
+        assert memory.writev(file.fileno(), spans[:1]) == 3
+        assert os.pread(file.fileno(), 32, 0) == b"xyzyzabcdy"
+
+
+def test_every_piece_is_checked_before_the_call(memory, pipe):
+    """A bad last piece leaves the pipe full and the good first one alone."""
+    source, sink = pipe
+    sink.write(b"data")
+    for bad in [(0x3000, 1), (0x1FFF, 2), (0x4FFF, 2)]:
+        with pytest.raises((InvalidGuestAddress, PartialBuffer)):
+            memory.readv(source.fileno(), [(0, 2), bad])
+    assert memory.read(0, 2) == b"\0\0"
+    assert source.read(4) == b"data"
+    with pytest.raises(TypeError, match="is no \\(address, size\\)"):
+        memory.readv(source.fileno(), [(0, 2, 3)])
+
+
+def test_no_pieces_is_no_bytes(memory, pipe):
+    """An empty list, and pieces of no bytes, move nothing."""
+    _source, sink = pipe
+    assert memory.writev(sink.fileno(), []) == 0
+    assert memory.writev(sink.fileno(), [(0x3000, 0), (0, 0)]) == 0
+
+
+def test_more_pieces_than_one_call_takes(memory, pipe):
+    """IOV_MAX is the kernel's: nothing is moved, rather than a packet cut off."""
+    _source, sink = pipe
+    with pytest.raises(OSError, match="Invalid argument"):
+        memory.writev(sink.fileno(), [(0, 1)] * 1025)
+
+
+def test_messages_keep_their_borders(memory):
+    """One datagram is one call, scattered or gathered, with its ancillary data."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right, open(os.devnull, "rb") as passed:  # noqa: PTH123 - any descriptor
+        memory.write(0xFFE, b"abcd")
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed.fileno().to_bytes(4, "little"))]
+        assert memory.sendmsg(left, [(0xFFE, 4), (0x1000, 1)], rights) == 5
+        assert memory.sendmsg(left, [(0xFFE, 1)]) == 1
+        size, ancillary, flags, _sender = memory.recvmsg(
+            right, [(0x10, 2), (0x4000, 9)], socket.CMSG_SPACE(4)
+        )
+        assert (size, flags & ~socket.MSG_CMSG_CLOEXEC) == (5, 0)
+        assert memory.read(0x10, 2) + memory.read(0x4000, 4) == b"abcdc\0"
+        ((_level, kind, data),) = ancillary
+        assert kind == socket.SCM_RIGHTS
+        received = int.from_bytes(data, "little")
+        assert os.path.sameopenfile(received, passed.fileno())
+        os.close(received)
+        assert memory.recvmsg(right, [(0x10, 9)])[0] == 1
+
+
+def test_a_datagram_has_an_address(memory):
+    """A socket that is not connected says where to send, and learns who sent."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        memory.write(0, b"ping")
+        assert memory.sendmsg(one, [(0, 4)], address=other.getsockname()) == 4
+        size, _ancillary, _flags, sender = memory.recvmsg(other, [(0x20, 8)])
+        assert (size, sender) == (4, one.getsockname())
+        assert memory.read(0x20, 4) == b"ping"
+
+
+def test_transfers_let_go_of_the_memory(memory, pipe):
+    """After a call, also one that failed, nothing is borrowed."""
+    source, sink = pipe
+    sink.write(b"x")
+    memory.readv(source.fileno(), [(0, 8)])
+    memory.writev(sink.fileno(), [(0, 8)])
+    kept = []
+    for call in (
+        lambda: memory.readv(-1, [(0, 8)]),
+        lambda: memory.writev(-1, [(0, 8)], 3),
+        lambda: memory.read_from_fd(0, -1, 8),
+        lambda: memory.readv(source.fileno(), [(0, 8), (0x3000, 1)]),
+    ):
+        try:
+            call()
+        except (OSError, InvalidGuestAddress) as error:
+            kept.append(error)
+    memory.close()
+    assert len(kept) == 4

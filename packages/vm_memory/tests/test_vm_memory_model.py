@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from vm_memory import (
     GuestMemory,
@@ -35,8 +35,13 @@ class MemoryModel(RuleBasedStateMachine):
     def start(self):
         self.memory = GuestMemory()
         self.model = {}
+        self.tracked = set()  # starts of the regions that track
+        self.dirty = set()  # those of them that were written to; each is one page
+        self.views = []  # live ones: (address, size, view)
 
     def teardown(self):
+        for _address, _size, view in self.views:
+            view.release()
         self.memory.close()
 
     def locate(self, address):
@@ -60,6 +65,7 @@ class MemoryModel(RuleBasedStateMachine):
         for position, byte in enumerate(data, address):
             start, target = self.locate(position)
             target[position - start] = byte
+            self.dirty |= {start} & self.tracked
 
     def expect(self, address, size):
         """What an all-or-nothing access must raise, and how far it gets."""
@@ -78,10 +84,10 @@ class MemoryModel(RuleBasedStateMachine):
             assert caught.value.completed == completed
         return None
 
-    @rule(region=regions)
-    def insert(self, region):
+    @rule(region=regions, track=st.booleans())
+    def insert(self, region, track):
         start, size = region
-        new = GuestRegion.anonymous(start, size)
+        new = GuestRegion.anonymous(start, size, track_dirty=track)
         if any(
             start < other + len(data) and other < start + size for other, data in self.model.items()
         ):
@@ -91,6 +97,7 @@ class MemoryModel(RuleBasedStateMachine):
             return
         self.memory = self.memory.insert(new)
         self.model[start] = bytearray(size)
+        self.tracked |= {start} if track else set()
 
     @rule(address=near)
     def remove(self, address):
@@ -98,10 +105,20 @@ class MemoryModel(RuleBasedStateMachine):
         assert (region and region.start_addr) == (
             found[0] if (found := self.locate(address)) else None
         )
-        if region is not None:
-            self.memory, removed = self.memory.remove(region.start_addr, region.size)
-            assert bytes(removed.memory) == self.model.pop(region.start_addr)
-            removed.close()
+        if region is None:
+            return
+        start = region.start_addr
+        smaller, removed = self.memory.remove(start, region.size)
+        if any(self.locate(held)[0] == start for held, _size, _view in self.views):
+            with pytest.raises(BufferError):
+                removed.close()
+            return
+        self.memory = smaller
+        assert smaller.find_region(address) is None
+        assert bytes(removed.memory) == self.model.pop(start)
+        removed.close()
+        self.tracked.discard(start)
+        self.dirty.discard(start)
 
     @rule(address=near, size=st.integers(0, 40))
     def read(self, address, size):
@@ -130,16 +147,60 @@ class MemoryModel(RuleBasedStateMachine):
             for view in views:
                 view[:] = rest[: len(view)]
                 rest = rest[len(view) :]
+                view.release()
             assert rest == b""
             self.poke(address, data)
 
-    @rule(address=near, size=st.integers(1, 30))
-    def view(self, address, size):
+    @rule(address=near, size=st.integers(1, 30), writable=st.booleans())
+    def view(self, address, size, writable):
         found = self.locate(address)
         completed = min(size, found[0] + len(found[1]) - address) if found else 0
         error = None if completed == size else PartialBuffer if completed else InvalidGuestAddress
-        view = self.attempt(error, completed, lambda: self.memory.view(address, size))
-        assert view is None or view == self.peek(address, size)
+        view = self.attempt(error, completed, lambda: self.memory.view(address, size, writable))
+        if view is None:
+            return
+        assert view == self.peek(address, size)
+        if writable:
+            self.views.append((address, size, view))
+        else:
+            assert view.readonly
+            view.release()
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data(), byte=st.integers(0, 255))
+    def write_through_a_live_view(self, data, byte):
+        address, size, view = data.draw(st.sampled_from(self.views))
+        view[size - 1] = byte
+        self.poke(address + size - 1, bytes([byte]))
+
+    @precondition(lambda self: self.views)
+    @rule(data=st.data())
+    def end_a_view(self, data):
+        held = data.draw(st.sampled_from(self.views))
+        address, _size, view = held
+        view.release()
+        self.views = [other for other in self.views if other is not held]
+        self.dirty |= {self.locate(address)[0]} & self.tracked
+
+    @rule()
+    def harvest(self):
+        live = {self.locate(address)[0] for address, _size, _view in self.views} & self.tracked
+        expected = []
+        for start in sorted(self.dirty | live):
+            size = len(self.model[start])
+            if expected and sum(expected[-1]) == start:
+                expected[-1] = (expected[-1][0], expected[-1][1] + size)
+            else:
+                expected.append((start, size))
+        assert self.memory.get_and_reset_dirty() == expected
+        self.dirty = set()
+
+    @rule(address=near, size=st.integers(0, 40))
+    def mark(self, address, size):
+        error, completed = self.expect(address, size)
+        self.attempt(error, completed, lambda: self.memory.mark_dirty(address, size))
+        if error is None:
+            self.poke(address, self.peek(address, size))
 
     @rule(address=near, size=st.sampled_from([1, 2, 4, 8]), value=st.integers(0, TOP - 1))
     def integers(self, address, size, value):
@@ -178,6 +239,27 @@ class MemoryModel(RuleBasedStateMachine):
             if error is None:
                 assert written == len(data)
                 assert os.pread(fd, len(data) + 1, 3) == self.peek(address, len(data))
+        finally:
+            os.close(fd)
+
+    @rule(first=near, second=near, data=payloads, split=st.integers(0, 40))
+    def pieces(self, first, second, data, split):
+        """One system call into two places, which may be one, and out of them again."""
+        parts = [(first, data[:split]), (second, data[split:])]
+        spans = [(address, len(part)) for address, part in parts]
+        wrong = next((e for e in (self.expect(*span) for span in spans) if e[0]), (None, 0))
+        fd = os.memfd_create("model")
+        try:
+            os.write(fd, data)
+            count = self.attempt(*wrong, lambda: self.memory.readv(fd, spans, 0))
+            if count is None:
+                return
+            assert count == len(data)
+            for address, part in parts:
+                self.poke(address, part)
+            assert self.memory.writev(fd, spans, len(data)) == len(data)
+            there = b"".join(self.peek(*span) for span in spans)
+            assert os.pread(fd, len(data) + 1, len(data)) == there
         finally:
             os.close(fd)
 
