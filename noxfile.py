@@ -129,6 +129,6 @@ def bench(session: nox.Session) -> None:
     )
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one benchmark: {', '.join(names)}")
-    sessions.install(session)
+    sessions.install(session, "setuptools")  # with which cffi compiles the floor in C
     name, *arguments = session.posargs
     session.run("python", "-m", f"benchmarks.{name}", *arguments)

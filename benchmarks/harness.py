@@ -66,8 +66,10 @@ class Results:
         return self.median(ours, measure) / self.median(anchor, measure)
 
     def with_more(self, other: Results) -> Results:
-        """These results and those of other candidates."""
-        return Results({**self.samples, **other.samples})
+        """These results and others: of other candidates, or other measures of the same ones."""
+        names = [*self.samples, *(name for name in other.samples if name not in self.samples)]
+        both = (self.samples, other.samples)
+        return Results({name: {**both[0].get(name, {}), **both[1].get(name, {})} for name in names})
 
 
 def interleave(candidates: Sequence[Candidate], *, rounds: int, warm_up: int = 1) -> Results:

@@ -275,3 +275,69 @@ def test_transfers_let_go_of_the_memory(memory, pipe):
             kept.append(error)
     memory.close()
     assert len(kept) == 4
+
+
+def test_anything_with_a_descriptor_is_a_descriptor(memory, tmp_path):
+    """As in the standard library: a number, or an object with fileno()."""
+    with (tmp_path / "out").open("w+b", buffering=0) as file:
+        memory.write(0, b"data")
+        assert memory.write_to_fd(0, file, 4) == 4
+        assert memory.readv(file, [(0x100, 4)], 0) == 4
+        assert memory.read(0x100, 4) == b"data"
+    with pytest.raises(TypeError):
+        memory.read_from_fd(0, "3", 4)
+    for number in (-1, 1 << 40):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            memory.readv(number, [(0, 4)])
+
+
+def test_offsets_are_places_in_a_file(memory, pipe):
+    """Negative ones and ones beyond 2^63 are the caller's mistake."""
+    source, _sink = pipe
+    for offset in (-1, 1 << 63, 1 << 70):
+        for call in (
+            lambda o=offset: memory.read_from_fd(0, source, 4, o),
+            lambda o=offset: memory.writev(source, [(0, 4)], o),
+        ):
+            with pytest.raises(ValueError, match=r"an offset in a file is from 0 to 2\^63 - 1"):
+                call()
+
+
+def test_a_handlers_exception_ends_the_transfer(memory, pipe):
+    """What a signal handler raises comes out, and the memory is borrowed no more."""
+    source, sink = pipe
+
+    def handler(_number, _frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        for transfer in (
+            lambda: memory.read_from_fd(0, source, 8),
+            lambda: memory.readv(source, [(0, 8)]),
+        ):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            with pytest.raises(KeyboardInterrupt):
+                transfer()
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    sink.write(b"still in the pipe")
+    assert source.read(5) == b"still"
+    memory.close()
+
+
+def test_pieces_are_borrowed_while_they_are_collected(memory, pipe):
+    """A generator of spans that closes a region on the way gets the error, nobody else."""
+    source, sink = pipe
+    sink.write(b"data")
+
+    def spans(region):
+        yield (0x10, 2)
+        region.close()
+        yield (0x4000, 2)
+
+    with pytest.raises(BufferError, match="still borrowed"):
+        memory.readv(source, spans(memory.regions[0]))
+    with pytest.raises(ValueError, match="<GuestRegion 0x4000-0x4fff> is closed"):
+        memory.readv(source, spans(memory.regions[2]))
+    assert source.read(4) == b"data"

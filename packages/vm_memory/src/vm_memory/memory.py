@@ -8,27 +8,24 @@ accesses themselves are in `vm_memory._core`; here is what is made of them.
 from __future__ import annotations
 
 import itertools
-import os
 
 from vm_memory import _core
 from vm_memory.dirty import dirty_runs
 from vm_memory.errors import MemoryRegionOverlap, NoSuchRegion
 from vm_memory.region import DIRTY_PAGE_SIZE, GuestRegion
 from vm_memory.table import RegionTable
-from vm_memory.transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
     from types import TracebackType
-    from typing import Any, Self, TypeVar
+    from typing import Any, Self, TypeAlias
 
     from typing_extensions import Buffer
 
-    from vm_memory.transfer import Span
-
-    Moved = TypeVar("Moved")
+    #: A piece of guest memory: guest physical address and bytes.
+    Span: TypeAlias = tuple[int, int]
 
 _generations = itertools.count(1)
 
@@ -161,79 +158,10 @@ class GuestMemory(_core.MemoryMap):
                 spans.append((start, end - start))
         return spans
 
-    # Files and sockets, without a bounce buffer
-
-    def read_from_fd(self, address: int, fd: int, size: int, offset: int | None = None) -> int:
-        """Read `size` bytes from `fd` straight into the guest.
-
-        Short reads are continued; only end of file (or an fd that would block) ends early.
-        The range is checked first: on a guest access error nothing was read from `fd`.
-
-        Args:
-            address: guest physical address of the first byte.
-            fd: file descriptor open for reading.
-            size: bytes.
-            offset: position in the file; None reads at (and moves) the file's own position.
-
-        Returns:
-            Bytes read.
-
-        Raises:
-            OSError: as readv(2); BlockingIOError only if nothing was read.
-            HostMemoryFault: the file behind the region was truncated.
-        """
-        return self._into_guest([(address, size)], lambda moving: moving.read(fd, offset))
-
-    def write_to_fd(self, address: int, fd: int, size: int, offset: int | None = None) -> int:
-        """Write `size` bytes of the guest straight to `fd`; the mirror of `read_from_fd`.
-
-        Returns:
-            Bytes written, less than `size` only for an fd that would block.
-
-        Raises:
-            OSError: as writev(2); BlockingIOError only if nothing was written.
-            HostMemoryFault: the file behind the region was truncated.
-        """
-        return self._out_of_guest([(address, size)], lambda moving: moving.write(fd, offset))
-
-    def readv(self, fd: int, spans: Sequence[Span], offset: int | None = None) -> int:
-        """One system call that reads into several pieces of the guest, in order.
-
-        For what must not be continued: where one read is one packet (a TAP), or where the
-        caller has a policy for short reads. All pieces are checked first.
-
-        Args:
-            fd: file descriptor open for reading.
-            spans: (address, bytes) of each piece; together at most 1024 pieces of regions.
-            offset: position in the file; None reads at (and moves) the file's own position.
-
-        Returns:
-            Bytes read.
-
-        Raises:
-            OSError: as readv(2) and preadv(2).
-            HostMemoryFault: the file behind a region was truncated.
-        """
-        if offset is None:
-            return self._into_guest(spans, lambda moving: moving.once(os.readv, fd))
-        return self._into_guest(spans, lambda moving: moving.once(os.preadv, fd, offset))
-
-    def writev(self, fd: int, spans: Sequence[Span], offset: int | None = None) -> int:
-        """One system call that writes several pieces of the guest; the mirror of `readv`.
-
-        Returns:
-            Bytes written.
-
-        Raises:
-            OSError: as writev(2) and pwritev(2).
-            HostMemoryFault: the file behind a region was truncated.
-        """
-        if offset is None:
-            return self._out_of_guest(spans, lambda moving: moving.once(os.writev, fd))
-        return self._out_of_guest(spans, lambda moving: moving.once(os.pwritev, fd, offset))
+    # Messages, without a bounce buffer
 
     def recvmsg(
-        self, sock: socket.socket, spans: Sequence[Span], ancbufsize: int = 0, flags: int = 0
+        self, sock: socket.socket, spans: Iterable[Span], ancbufsize: int = 0, flags: int = 0
     ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
         """Receive one message into several pieces of the guest, in order.
 
@@ -247,15 +175,24 @@ class GuestMemory(_core.MemoryMap):
             As ``socket.recvmsg_into``: bytes, ancillary data, flags of the message, its sender.
 
         Raises:
-            OSError: as recvmsg(2).
-            HostMemoryFault: the file behind a region was truncated.
+            OSError: as recvmsg(2); EFAULT where the file behind a region was truncated.
         """
-        return self._into_guest(spans, lambda moving: moving.receive(sock, ancbufsize, flags))
+        spans = list(spans)
+        buffers = self._windows(spans, _core.UNTRACKED)
+        try:
+            result = sock.recvmsg_into(buffers, ancbufsize, flags)
+        finally:
+            _release(buffers)
+        left = result[0]  # with MSG_TRUNC this may be more than there was room for
+        for address, size in spans:
+            self.mark_dirty(address, max(min(size, left), 0))
+            left -= size
+        return result
 
     def sendmsg(
         self,
         sock: socket.socket,
-        spans: Sequence[Span],
+        spans: Iterable[Span],
         ancdata: Iterable[tuple[int, int, Buffer]] = (),
         flags: int = 0,
         address: Any = None,
@@ -273,26 +210,14 @@ class GuestMemory(_core.MemoryMap):
             Bytes sent.
 
         Raises:
-            OSError: as sendmsg(2).
-            HostMemoryFault: the file behind a region was truncated.
+            OSError: as sendmsg(2); EFAULT where the file behind a region was truncated.
         """
-        return self._out_of_guest(spans, lambda moving: moving.send(sock, ancdata, flags, address))
-
-    def _into_guest(self, spans: Sequence[Span], move: Callable[[Transfer], Moved]) -> Moved:
-        """Let `move` write to `spans`, and mark as dirty what it has really written."""
-        with Transfer(self._windows(spans, _core.UNTRACKED), spans) as moving:
-            try:
-                return move(moving)
-            finally:
-                done = moving.done
-                for address, size in spans:
-                    if done > 0:
-                        self.mark_dirty(address, min(size, done))
-                    done -= size
-
-    def _out_of_guest(self, spans: Sequence[Span], move: Callable[[Transfer], Moved]) -> Moved:
-        with Transfer(self._windows(spans, _core.READ_ONLY), spans) as moving:
-            return move(moving)
+        rest = (ancdata, flags) if address is None else (ancdata, flags, address)
+        buffers = self._windows(spans, _core.READ_ONLY)
+        try:
+            return sock.sendmsg(buffers, *rest)
+        finally:
+            _release(buffers)
 
     # Life cycle
 
@@ -325,3 +250,9 @@ class GuestMemory(_core.MemoryMap):
 
     def __repr__(self) -> str:
         return f"<GuestMemory {list(self.regions)}>"
+
+
+def _release(views: list[memoryview]) -> None:
+    """Not left to the garbage collector: a kept traceback would keep the memory borrowed."""
+    for view in views:
+        view.release()

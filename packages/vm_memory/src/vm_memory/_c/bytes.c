@@ -108,12 +108,12 @@ const char map_read_doc[] =
 
 MAP_METHOD(map_read)
 {
-    static const char *const names[] = {"address", "size", NULL};
-    PyObject *values[2], *result;
+    SIGNATURE("read", 2, "address", "size");
+    PyObject *result;
     uint64_t done;
     Span span;
 
-    if (take_arguments("read", names, 2, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || take_whole_span(self, values[0], values[1], &span) < 0)
         return NULL;
     result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)span.size);
@@ -147,10 +147,9 @@ const char map_read_into_doc[] =
 
 MAP_METHOD(map_read_into)
 {
-    static const char *const names[] = {"address", "buffer", NULL};
-    PyObject *values[2];
+    SIGNATURE("read_into", 2, "address", "buffer");
 
-    if (take_arguments("read_into", names, 2, args, count, keywords, values) < 0)
+    if (take_arguments(&signature, args, count, keywords, values) < 0)
         return NULL;
     return copy_buffer(self, values[0], values[1], 0);
 }
@@ -163,10 +162,9 @@ const char map_write_doc[] =
 
 MAP_METHOD(map_write)
 {
-    static const char *const names[] = {"address", "data", NULL};
-    PyObject *values[2];
+    SIGNATURE("write", 2, "address", "data");
 
-    if (take_arguments("write", names, 2, args, count, keywords, values) < 0)
+    if (take_arguments(&signature, args, count, keywords, values) < 0)
         return NULL;
     return copy_buffer(self, values[0], values[1], 1);
 }
@@ -204,14 +202,13 @@ const char map_view_doc[] =
 
 MAP_METHOD(map_view)
 {
-    static const char *const names[] = {"address", "size", "writable", NULL};
+    SIGNATURE("view", 2, "address", "size", "writable");
     static char nothing[1];
-    PyObject *values[3];
     int mode;
     Row *row;
     Span span;
 
-    if (take_arguments("view", names, 2, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || (mode = mode_of(values[2])) < 0 || take_span(values[0], values[1], &span) < 0)
         return NULL;
     if (span.size == 0)
@@ -230,12 +227,12 @@ const char map_iovec_doc[] =
 
 MAP_METHOD(map_iovec)
 {
-    static const char *const names[] = {"address", "size", "writable", NULL};
-    PyObject *values[3], *list;
+    SIGNATURE("iovec", 2, "address", "size", "writable");
+    PyObject *list;
     int mode;
     Span span;
 
-    if (take_arguments("iovec", names, 2, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || (mode = mode_of(values[2])) < 0
         || take_whole_span(self, values[0], values[1], &span) < 0)
         return NULL;
@@ -245,18 +242,11 @@ MAP_METHOD(map_iovec)
     return list;
 }
 
-static int append_range(MemoryMap *map, PyObject *range, int mode, PyObject *list)
+static int append_range(MemoryMap *map, PyObject *item, int mode, PyObject *list)
 {
-    PyObject *address, *size;
     Span span;
 
-    if (!PyTuple_Check(range) || !PyArg_ParseTuple(range, "OO", &address, &size)) {
-        PyErr_Format(PyExc_TypeError, "%R is no (address, size)", range);
-        return -1;
-    }
-    if (take_whole_span(map, address, size, &span) < 0)
-        return -1;
-    return append_windows(map, &span, mode, list);
+    return take_span_item(map, item, &span) < 0 ? -1 : append_windows(map, &span, mode, list);
 }
 
 const char map_windows_doc[] =
@@ -265,12 +255,12 @@ const char map_windows_doc[] =
 
 MAP_METHOD(map_windows)
 {
-    static const char *const names[] = {"ranges", "mode", NULL};
-    PyObject *values[2], *list, *range, *iterator;
+    SIGNATURE("_windows", 2, "ranges", "mode");
+    PyObject *list, *range, *iterator;
     uint64_t mode;
     int failed = 0;
 
-    if (take_arguments("_windows", names, 2, args, count, keywords, values) < 0)
+    if (take_arguments(&signature, args, count, keywords, values) < 0)
         return NULL;
     if (to_u64(values[1], &mode) < 1 || mode >= WINDOW_MODES)
         return PyErr_Format(PyExc_ValueError, "%R is no mode", values[1]);
@@ -293,12 +283,11 @@ const char map_mark_dirty_doc[] =
 
 MAP_METHOD(map_mark_dirty)
 {
-    static const char *const names[] = {"address", "size", NULL};
-    PyObject *values[2];
+    SIGNATURE("mark_dirty", 2, "address", "size");
     Span span;
     int more;
 
-    if (take_arguments("mark_dirty", names, 2, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || take_whole_span(self, values[0], values[1], &span) < 0)
         return NULL;
     Pieces pieces = {.map = self, .address = span.address, .left = span.size};

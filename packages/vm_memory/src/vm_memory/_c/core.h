@@ -71,6 +71,8 @@ PyObject *window_view(Region *region, uint64_t offset, uint64_t size, enum windo
 /* errors.c: set an exception of vm_memory.errors with up to three arguments (NULL ends them);
  * steals nothing; always returns NULL. */
 PyObject *raise_access_error(const char *name, PyObject *first, PyObject *second, PyObject *third);
+/* HostMemoryFault for guest memory whose host memory is gone; returns NULL. */
+PyObject *raise_host_fault(uint64_t address, uint64_t size);
 /* The region has no memory here: it is closed (ValueError) or was never mapped. */
 PyObject *raise_unreachable(Region *region);
 
@@ -78,10 +80,29 @@ PyObject *raise_unreachable(Region *region);
 int to_u64(PyObject *object, uint64_t *value);
 /* The same for a size: beyond 2^64 counts as 2^64 - 1, below 0 is a ValueError. */
 int to_size(PyObject *object, uint64_t *size);
-/* Positional or keyword arguments into `values` (NULL where absent); 0 or -1 with an error. */
-int take_arguments(const char *function, const char *const *names, int required,
-                   PyObject *const *args, Py_ssize_t positional, PyObject *keywords,
-                   PyObject **values);
+/* What a function takes: the names of its arguments, the first `required` of which it needs. */
+typedef struct {
+    const char *function;
+    const char *const *names;
+    int required, most;
+} Signature;
+#define SIGNATURE(function, required, ...) \
+    static const char *const names[] = {__VA_ARGS__}; \
+    static const Signature signature = {function, names, required, sizeof names / sizeof *names}; \
+    PyObject *values[sizeof names / sizeof *names]
+int take_named_arguments(const Signature *signature, PyObject *const *args, Py_ssize_t positional,
+                         PyObject *keywords, PyObject **values);
+
+/* Positional or keyword arguments into `values` (NULL where absent); 0, or -1 with an error. */
+static inline int take_arguments(const Signature *signature, PyObject *const *args,
+                                 Py_ssize_t positional, PyObject *keywords, PyObject **values)
+{
+    if (keywords || positional < signature->required || positional > signature->most)
+        return take_named_arguments(signature, args, positional, keywords, values);
+    for (int i = 0; i < signature->most; i++)
+        values[i] = i < positional ? args[i] : NULL;
+    return 0;
+}
 
 /* A map: rows sorted by address, without overlap. */
 typedef struct {
@@ -122,6 +143,8 @@ typedef struct {
 int take_span(PyObject *address, PyObject *size, Span *span);
 /* As take_span, and all of it must be memory: else the error that says how much is. */
 int take_whole_span(MemoryMap *map, PyObject *address, PyObject *size, Span *span);
+/* The same for a tuple (address, size). */
+int take_span_item(MemoryMap *map, PyObject *item, Span *span);
 /* The error for a span of which only `reached` bytes can be reached; returns NULL. */
 PyObject *raise_short(MemoryMap *map, const Span *span, uint64_t reached);
 
@@ -134,10 +157,15 @@ MAP_METHOD(map_view);
 MAP_METHOD(map_iovec);
 MAP_METHOD(map_windows);
 MAP_METHOD(map_mark_dirty);
+MAP_METHOD(map_read_from_fd);
+MAP_METHOD(map_write_to_fd);
+MAP_METHOD(map_readv);
+MAP_METHOD(map_writev);
 MAP_METHOD(map_load);
 MAP_METHOD(map_store);
 extern const char map_read_doc[], map_read_into_doc[], map_write_doc[], map_view_doc[],
-    map_iovec_doc[], map_windows_doc[], map_mark_dirty_doc[], map_load_doc[], map_store_doc[];
+    map_iovec_doc[], map_windows_doc[], map_mark_dirty_doc[], map_read_from_fd_doc[],
+    map_write_to_fd_doc[], map_readv_doc[], map_writev_doc[], map_load_doc[], map_store_doc[];
 extern PyMethodDef integer_functions[];
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }

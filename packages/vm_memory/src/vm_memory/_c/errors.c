@@ -1,23 +1,42 @@
 /* The exceptions of vm_memory.errors, looked up when they are needed: never on a good path. */
 #include "core.h"
 
-PyObject *raise_access_error(const char *name, PyObject *first, PyObject *second, PyObject *third)
+#include <errno.h>
+
+static PyObject *type_of(const char *name)
 {
     PyObject *module = PyImport_ImportModule("vm_memory.errors");
-    PyObject *type, *error;
+    PyObject *type = module ? PyObject_GetAttrString(module, name) : NULL;
 
-    if (module == NULL)
-        return NULL;
-    type = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
-    if (type == NULL)
-        return NULL;
-    error = PyObject_CallFunctionObjArgs(type, first, second, third, NULL);
+    Py_XDECREF(module);
+    return type;
+}
+
+/* Steals both; `error` may be NULL, with another exception set. */
+static PyObject *raise(PyObject *type, PyObject *error)
+{
     if (error)
         PyErr_SetObject(type, error);
     Py_XDECREF(error);
-    Py_DECREF(type);
+    Py_XDECREF(type);
     return NULL;
+}
+
+PyObject *raise_access_error(const char *name, PyObject *first, PyObject *second, PyObject *third)
+{
+    PyObject *type = type_of(name);
+
+    return raise(type, type ? PyObject_CallFunctionObjArgs(type, first, second, third, NULL) : NULL);
+}
+
+PyObject *raise_host_fault(uint64_t address, uint64_t size)
+{
+    PyObject *type = type_of("HostMemoryFault");
+
+    return raise(type, type ? PyObject_CallFunction(type, "KKis", (unsigned long long)address,
+                                                    (unsigned long long)size, EFAULT,
+                                                    "was their file truncated?")
+                            : NULL);
 }
 
 PyObject *raise_unreachable(Region *region)

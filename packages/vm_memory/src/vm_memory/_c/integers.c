@@ -86,14 +86,13 @@ const char map_load_doc[] =
 
 MAP_METHOD(map_load)
 {
-    static const char *const names[] = {"address", "size", "order", NULL};
-    PyObject *values[3];
+    SIGNATURE("load", 2, "address", "size", "order");
     Region *region;
     uint64_t order;
     void *from;
     Span span;
 
-    if (take_arguments("load", names, 2, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || take_span(values[0], values[1], &span) < 0
         || take_order(values[2], ACQUIRE, RELEASE, &order) < 0)
         return NULL;
@@ -124,15 +123,14 @@ const char map_store_doc[] =
 
 MAP_METHOD(map_store)
 {
-    static const char *const names[] = {"address", "value", "size", "order", NULL};
-    PyObject *values[4];
+    SIGNATURE("store", 3, "address", "value", "size", "order");
     Region *region;
     uint64_t order, value;
     int fits;
     void *to;
     Span span;
 
-    if (take_arguments("store", names, 3, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || take_span(values[0], values[2], &span) < 0
         || (fits = to_u64(values[1], &value)) < 0
         || take_order(values[3], RELEASE, ACQUIRE, &order) < 0)

@@ -99,6 +99,14 @@ int take_whole_span(MemoryMap *map, PyObject *address, PyObject *size, Span *spa
     return -1;
 }
 
+int take_span_item(MemoryMap *map, PyObject *item, Span *span)
+{
+    if (PyTuple_Check(item) && PyTuple_Size(item) == 2)
+        return take_whole_span(map, PyTuple_GetItem(item, 0), PyTuple_GetItem(item, 1), span);
+    PyErr_Format(PyExc_TypeError, "%R is no (address, size)", item);
+    return -1;
+}
+
 PyDoc_STRVAR(find_region_doc,
 "find_region($self, address, /)\n--\n\n"
 "The region that holds `address`, or None.");
@@ -121,12 +129,11 @@ PyDoc_STRVAR(check_range_doc,
 
 static MAP_METHOD(check_range)
 {
-    static const char *const names[] = {"address", "size", NULL};
-    PyObject *values[2];
+    SIGNATURE("check_range", 2, "address", "size");
     uint64_t reached = 0;
     Span span;
 
-    if (take_arguments("check_range", names, 2, args, count, keywords, values) < 0
+    if (take_arguments(&signature, args, count, keywords, values) < 0
         || take_span(values[0], values[1], &span) < 0)
         return NULL;
     if (span.known && measure(self, span.address, span.size, &reached) < 0)
@@ -190,6 +197,10 @@ static PyMethodDef methods[] = {
     FAST("view", map_view, map_view_doc),
     FAST("iovec", map_iovec, map_iovec_doc),
     FAST("_windows", map_windows, map_windows_doc),
+    FAST("read_from_fd", map_read_from_fd, map_read_from_fd_doc),
+    FAST("write_to_fd", map_write_to_fd, map_write_to_fd_doc),
+    FAST("readv", map_readv, map_readv_doc),
+    FAST("writev", map_writev, map_writev_doc),
     FAST("mark_dirty", map_mark_dirty, map_mark_dirty_doc),
     FAST("load", map_load, map_load_doc),
     FAST("store", map_store, map_store_doc),

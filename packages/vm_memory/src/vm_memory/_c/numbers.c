@@ -45,43 +45,47 @@ int to_size(PyObject *object, uint64_t *size)
     return negative ? -1 : 1;
 }
 
-static int find_name(const char *const *names, PyObject *keyword)
+static int find_name(const Signature *signature, PyObject *keyword)
 {
-    for (int i = 0; names[i]; i++)
-        if (PyUnicode_CompareWithASCIIString(keyword, names[i]) == 0)
+    for (int i = 0; i < signature->most; i++)
+        if (PyUnicode_CompareWithASCIIString(keyword, signature->names[i]) == 0)
             return i;
     return -1;
 }
 
-int take_arguments(const char *function, const char *const *names, int required,
-                   PyObject *const *args, Py_ssize_t positional, PyObject *keywords,
-                   PyObject **values)
+static int take_keyword(const Signature *signature, PyObject *keyword, PyObject *value,
+                        PyObject **values)
 {
-    Py_ssize_t given = keywords ? PyTuple_Size(keywords) : 0;
-    int count = 0;
+    int index = find_name(signature, keyword);
 
-    while (names[count])
-        values[count++] = NULL;
-    if (positional > count) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", function,
-                     count, positional);
+    if (index >= 0 && values[index] == NULL) {
+        values[index] = value;
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", signature->function,
+                 index < 0 ? "an unexpected" : "twice the", keyword);
+    return -1;
+}
+
+int take_named_arguments(const Signature *signature, PyObject *const *args, Py_ssize_t positional,
+                         PyObject *keywords, PyObject **values)
+{
+    Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
+
+    if (positional > signature->most) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)",
+                     signature->function, signature->most, positional);
         return -1;
     }
-    for (Py_ssize_t i = 0; i < positional; i++)
-        values[i] = args[i];
-    for (Py_ssize_t i = 0; i < given; i++) {
-        PyObject *keyword = PyTuple_GetItem(keywords, i);
-        int index = find_name(names, keyword);
-        if (index < 0 || values[index]) {
-            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", function,
-                         index < 0 ? "an unexpected" : "twice the", keyword);
+    for (int i = 0; i < signature->most; i++)
+        values[i] = i < positional ? args[i] : NULL;
+    for (Py_ssize_t i = 0; i < named; i++)
+        if (take_keyword(signature, PyTuple_GetItem(keywords, i), args[positional + i], values) < 0)
             return -1;
-        }
-        values[index] = args[positional + i];
-    }
-    for (int i = 0; i < required; i++)
+    for (int i = 0; i < signature->required; i++)
         if (values[i] == NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() misses its argument '%s'", function, names[i]);
+            PyErr_Format(PyExc_TypeError, "%s() misses its argument '%s'", signature->function,
+                         signature->names[i]);
             return -1;
         }
     return 0;
