@@ -125,7 +125,7 @@ class MemoryModel(RuleBasedStateMachine):
         error, completed = self.expect(address, size)
         assert self.memory.check_range(address, size) == (error is None)
         data = self.attempt(error, completed, lambda: self.memory.read(address, size))
-        views = self.attempt(error, completed, lambda: self.memory.iovec(address, size))
+        views = self.attempt(error, completed, lambda: self.memory.iovec(address, size, False))
         if error is None:
             assert data == b"".join(views) == self.peek(address, size)
         buffer = bytearray(size)
