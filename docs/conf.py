@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import inspect
 import os
 import pkgutil
 import re
 import sys
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,14 +71,27 @@ def reference(package: str) -> str:
         title: [] for title in ("Classes", "Functions", "Errors", "Data")
     }
     for name in module.__all__:
-        title, directive = _kind(getattr(module, name))
+        thing = getattr(module, name)
+        title, directive = _kind(thing)
         if name != "__version__":
-            sections[title].append(f".. {directive}:: {package}.{name}\n")
+            options = "   :inherited-members: object\n" if _has_private_base(thing) else ""
+            sections[title].append(f".. {directive}:: {package}.{name}\n{options}")
     text = f".. automodule:: {package}\n   :no-members:\n"
     for title, directives in sections.items():
         if directives:
             text += f"\n.. rubric:: {title}\n\n" + "\n".join(directives)
     return text
+
+
+def _has_private_base(thing: object) -> bool:
+    """Whether a class has members from a base that only its package knows, such as one in C."""
+    bases = thing.__mro__[1:] if inspect.isclass(thing) else ()
+    return any(_is_private(base.__module__) for base in bases)
+
+
+def _is_private(module: str) -> bool:
+    parts = module.split(".")
+    return parts[0] in PACKAGES and parts[-1].startswith("_")
 
 
 def _kind(thing: object) -> tuple[str, str]:
@@ -169,9 +185,37 @@ def found_reference(
     return link
 
 
+def stub_signature(
+    _app: Sphinx, _what: str, name: str, thing: object, _options: object, _given: str, _returns: str
+) -> tuple[str, str] | None:
+    """The signature of something in C, with types, from the stub beside its module."""
+    if not isinstance(thing, types.BuiltinFunctionType | types.MethodDescriptorType):
+        return None
+    owner = getattr(thing, "__objclass__", None)
+    return _stubs().get((getattr(owner, "__name__", None), name.rpartition(".")[2]))
+
+
+@functools.cache
+def _stubs() -> dict[tuple[str | None, str], tuple[str, str]]:
+    """(class or None, function) to its arguments and result, of every stub of a C module."""
+    found = {}
+    for path in HERE.parent.glob("packages/*/src/*/_core.pyi"):
+        for node in ast.parse(path.read_text()).body:
+            inside = node.body if isinstance(node, ast.ClassDef) else [node]
+            owner = node.name if isinstance(node, ast.ClassDef) else None
+            for function in inside:
+                if isinstance(function, ast.FunctionDef) and function.returns is not None:
+                    arguments = ast.unparse(function.args).removeprefix("self, ")
+                    arguments = "" if arguments == "self" else arguments
+                    result = ast.unparse(function.returns)
+                    found[owner, function.name] = (f"({arguments})", result)
+    return found
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is above."""
     app.connect("builder-inited", write_generated_pages)
     app.connect("autodoc-process-docstring", ease_docstring, priority=400)
     app.connect("autodoc-process-docstring", restore_colons, priority=600)
+    app.connect("autodoc-process-signature", stub_signature)
     app.connect("missing-reference", resolve_elsewhere)

@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
     from types import TracebackType
-    from typing import Any, Self, TypeAlias
+    from typing import Any, Self
 
     from typing_extensions import Buffer
-
-    #: A piece of guest memory: guest physical address and bytes.
-    Span: TypeAlias = tuple[int, int]
 
 _generations = itertools.count(1)
 
@@ -71,7 +68,7 @@ class GuestMemory(_core.MemoryMap):
     @classmethod
     def from_ranges(
         cls,
-        ranges: Iterable[Span],
+        ranges: Iterable[tuple[int, int]],
         *,
         huge_pages_advice: bool = False,
         track_dirty: bool = False,
@@ -139,14 +136,14 @@ class GuestMemory(_core.MemoryMap):
             raise NoSuchRegion(start, size)
         return GuestMemory(other for other in self.regions if other is not region), region
 
-    def get_and_reset_dirty(self) -> list[Span]:
+    def get_and_reset_dirty(self) -> list[tuple[int, int]]:
         """What was written since the last call, as (address, bytes), sorted; whole pages.
 
         Each mark of each region is told once, and adjacent pages are one piece, also across
         regions. What is under a live writable view is in every answer. Regions without a
         bitmap have nothing to tell.
         """
-        spans: list[Span] = []
+        spans: list[tuple[int, int]] = []
         for region in self.regions:
             if region.dirty is None:
                 continue
@@ -161,7 +158,11 @@ class GuestMemory(_core.MemoryMap):
     # Messages, without a bounce buffer
 
     def recvmsg(
-        self, sock: socket.socket, spans: Iterable[Span], ancbufsize: int = 0, flags: int = 0
+        self,
+        sock: socket.socket,
+        spans: Iterable[tuple[int, int]],
+        ancbufsize: int = 0,
+        flags: int = 0,
     ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
         """Receive one message into several pieces of the guest, in order.
 
@@ -192,7 +193,7 @@ class GuestMemory(_core.MemoryMap):
     def sendmsg(
         self,
         sock: socket.socket,
-        spans: Iterable[Span],
+        spans: Iterable[tuple[int, int]],
         ancdata: Iterable[tuple[int, int, Buffer]] = (),
         flags: int = 0,
         address: Any = None,

@@ -83,12 +83,12 @@ class Reader:
         return b"".join([self._memory.read(address, length) for address, length in pieces])
 
     def views(self, size: int) -> list[memoryview]:
-        """The next `size` bytes themselves, without a copy, for ``pwritev`` and its like.
+        """The next `size` bytes themselves, without a copy, read-only, for ``pwritev``.
 
         Raises:
             RequestTooShort: fewer are left; nothing was taken.
         """
-        return _views(self._memory, self._cursor.take(size))
+        return _views(self._memory, self._cursor.take(size), writable=False)
 
 
 class Writer:
@@ -133,7 +133,7 @@ class Writer:
         Raises:
             RequestTooShort: less room is left; nothing was taken.
         """
-        return _views(self._memory, self._cursor.take(size))
+        return _views(self._memory, self._cursor.take(size), writable=True)
 
 
 class DescriptorChain:
@@ -165,5 +165,5 @@ class DescriptorChain:
         )
 
 
-def _views(memory: GuestMemory, pieces: list[Buffer]) -> list[memoryview]:
-    return [view for address, size in pieces for view in memory.iovec(address, size)]
+def _views(memory: GuestMemory, pieces: list[Buffer], *, writable: bool) -> list[memoryview]:
+    return [view for piece in pieces for view in memory.iovec(*piece, writable=writable)]
