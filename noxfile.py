@@ -39,6 +39,8 @@ logging.getLogger("nox").addFilter(lambda record: "uv binary" not in record.getM
 # pip runs from the environment of the tools: a session's own would take five seconds to make
 session = nox.session(venv_params=["--without-pip"])
 
+#: Packages whose C the session `sanitize` builds anew and tests.
+SANITIZED = ("vm_memory",)
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-timeout")
 
 
@@ -69,6 +71,15 @@ def isolated(session: nox.Session, package: str) -> None:
     """Run one package's tests with nothing else of ours installed but what it declares."""
     sessions.install_alone(session, package)
     sessions.pytest(session, f"isolated-{package}", f"packages/{package}/tests", "-m", "not boot")
+
+
+@session
+@nox.parametrize("package", SANITIZED)
+def sanitize(session: nox.Session, package: str) -> None:
+    """Run a package's tests with its C under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    env = sessions.install_sanitized(session, package)
+    arguments = (f"packages/{package}/tests", "-m", "not boot")
+    sessions.pytest(session, f"sanitize-{package}", *arguments, env=env)
 
 
 @session

@@ -20,6 +20,7 @@ usage: python3 noxfile.py SESSION… [-- ARGUMENTS]
   boot      boot a Linux guest; ARGUMENTS go to vmm-reference
   test      all tests; ARGUMENTS go to pytest
   isolated  each package's tests with nothing else of ours installed but what it declares
+  sanitize  tests of a package whose C is built with AddressSanitizer and UBSan
   lint      ruff, import layers, public names, packaging
   types     mypy --strict
   docs      the documentation, with every warning an error

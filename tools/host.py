@@ -44,14 +44,14 @@ def compiler_lacks() -> list[Lack]:
     lacks = []
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         lacks.append(Lack(f"{_python()} has no Python.h", _debian_only("python3-dev")))
-    compiler = _compiler()
-    if shutil.which(compiler) is None:
+    command = compiler()
+    if shutil.which(command) is None:
         packages = " ".join(["gcc", *_HEADERS.values()])
-        return [*lacks, Lack(f"there is no C compiler ({compiler})", packages)]
+        return [*lacks, Lack(f"there is no C compiler ({command})", packages)]
     return lacks + [
         Lack(f"there is no <{header}>", package)
         for header, package in _HEADERS.items()
-        if not _has_header(compiler, header)
+        if not _has_header(command, header)
     ]
 
 
@@ -110,7 +110,8 @@ def _debian_only(package: str) -> str:
     return package if sys.base_prefix == "/usr" else ""
 
 
-def _compiler() -> str:
+def compiler() -> str:
+    """The C compiler that builds extension modules of this Python."""
     configured = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     return str(configured).split()[0]
 

@@ -41,12 +41,35 @@ def install(session: nox.Session, *tools: str, extra: str = "") -> None:
     _install(session, built, [f"{artifact.wheel}{extra}" for artifact in built], list(tools))
 
 
-def install_alone(session: nox.Session, package: str) -> None:
+def install_alone(session: nox.Session, package: str, *tools: str) -> None:
     """Install one package with its `test` extra; siblings come only if it declares them."""
     built = _build(session)
     own = next(artifact for artifact in built if artifact.name == package)
     find = ["--find-links", _link_folder(built)]
-    _install(session, built, [*find, f"{own.wheel}[test]"], [])
+    _install(session, built, [*find, f"{own.wheel}[test]"], list(tools))
+
+
+def install_sanitized(session: nox.Session, package: str) -> dict[str, str]:
+    """Install one package with its C under the sanitizers; returns the environment of its tests.
+
+    AddressSanitizer's library must be loaded before anything else. Its handlers of signals are off,
+    because tests start processes that are meant to die of them. Python takes its memory from
+    malloc, so that it is watched as well.
+    """
+    install_alone(session, package, "setuptools", "wheel", "cffi")
+    (sdist,) = [artifact.sdist for artifact in _build(session) if artifact.name == package]
+    again = ("--force-reinstall", "--no-deps", "--no-build-isolation")
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+    command = environment.pip_install(Path(session.bin) / "python", *again, str(sdist))
+    _pip(session, command, CFLAGS=flags, LDFLAGS=flags)
+    find_library = (host.compiler(), "-print-file-name=libasan.so")
+    library = session.run(*find_library, silent=True, log=False, external=True)
+    return {
+        "LD_PRELOAD": str(library).strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0:handle_sigbus=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",
+    }
 
 
 def install_tools(session: nox.Session, *tools: str) -> None:
@@ -129,8 +152,8 @@ def _install(
     stamp.write_text(json.dumps(wanted))
 
 
-def _pip(session: nox.Session, command: list[str]) -> None:
-    env = {"PIP_ROOT_USER_ACTION": "ignore"}
+def _pip(session: nox.Session, command: list[str], **variables: str) -> None:
+    env = {"PIP_ROOT_USER_ACTION": "ignore", **variables}
     session.run(*command, env=env, silent=True, log=False, external=True)
 
 

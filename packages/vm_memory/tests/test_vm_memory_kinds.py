@@ -22,7 +22,9 @@ from vm_memory import (
     MemoryRegionOverlap,
     PartialBuffer,
     PolicyRefused,
+    _core,
 )
+from vm_memory.mapping import Mapping
 
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
@@ -237,6 +239,32 @@ def test_without_huge_pages_the_error_says_what_to_do():
     assert f"it takes {MANY} free huge pages of 2048 KiB" in text
     assert "hugepages-2048kB/nr_hugepages" in text
     assert "huge_pages_advice" in text
+
+
+def test_a_refused_file_leaves_the_reservation_whole():
+    """mmap(2) with MAP_FIXED unmaps before it fails; what then takes the hole is not ours to unmap.
+
+    The wrong behaviour: too few huge pages, and the owner of the reservation, dropped later,
+    unmapped memory that malloc had got in the meantime.
+    """
+    mapping = Mapping(HUGE * MANY, page_size=HUGE)
+    base = _core.address_of(mapping.owner)
+    fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+    os.truncate(fd, HUGE * MANY)
+    before = covered(base, len(mapping.owner))
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        mapping.place_file(fd, 0, shared=True)
+    os.close(fd)
+    assert before == covered(base, len(mapping.owner)) == len(mapping.owner)
+
+
+def covered(address, size):
+    """How many bytes of a range are mapped."""
+    total = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(number, 16) for number in line.split()[0].split("-"))
+        total += max(min(high, address + size) - max(low, address), 0)
+    return total
 
 
 def test_huge_pages_come_whole():

@@ -67,7 +67,7 @@ class Mapping:
             OSError: as mmap(2).
         """
         flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE | _MAP_NORESERVE
-        _core.place(self._address, self._size, flags, fd, offset)
+        _core.place(self.owner, self._address, self._size, flags, fd, offset)
 
     def advise(self, advice: int) -> None:
         """madvise(2) for all of the memory.

@@ -46,23 +46,37 @@ static PyObject *forbid(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(place_doc,
-"place($module, address, size, flags, fd, offset, /)\n--\n\n"
-"Put a file's pages over a range of a mapping (mmap(2), MAP_FIXED), readable and writable.");
+"place($module, owner, address, size, flags, fd, offset, /)\n--\n\n"
+"Put a file's pages over a range of the mapping `owner` (mmap(2), MAP_FIXED).");
+
+/* 1: done; 0: refused, and nothing has changed; -1: refused, and the range may be unmapped. */
+static int map_over(void *address, size_t size, int flags, int fd, off_t offset)
+{
+    int protection = PROT_READ | PROT_WRITE;
+    void *trial = mmap(NULL, size, protection, flags, fd, offset);
+
+    /* MAP_FIXED unmaps what was there before it finds a reason to fail, so look for one first. */
+    if (trial == MAP_FAILED)
+        return 0;
+    munmap(trial, size);
+    return mmap(address, size, protection, flags | MAP_FIXED, fd, offset) == MAP_FAILED ? -1 : 1;
+}
 
 static PyObject *place(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long address, size;
+    int flags, fd, placed;
     long long offset;
-    int flags, fd;
-    void *result;
+    PyObject *owner;
 
-    if (!PyArg_ParseTuple(args, "KKiiL:place", &address, &size, &flags, &fd, &offset))
+    if (!PyArg_ParseTuple(args, "OKKiiL:place", &owner, &address, &size, &flags, &fd, &offset))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    result = mmap((void *)(uintptr_t)address, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd,
-                  offset);
+    placed = map_over((void *)(uintptr_t)address, size, flags, fd, offset);
     Py_END_ALLOW_THREADS
-    return none_or_errno(result == MAP_FAILED);
+    if (placed < 0) /* somebody else may get the hole, so nobody may ever unmap it for us */
+        Py_INCREF(owner);
+    return none_or_errno(placed != 1);
 }
 
 PyDoc_STRVAR(advise_doc,
