@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import itertools
 import os
+import socket
 
 import pytest
 from hypothesis import settings
@@ -12,17 +13,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from vm_memory import (
+    CannotResolve,
+    Fragmented,
     GuestAccessError,
     GuestMemory,
+    GuestRegion,
+    HostAddressNotAvailable,
     InvalidGuestAddress,
+    IommuMemory,
+    IommuMisconfigured,
+    Iotlb,
     MisalignedAccess,
+    Ordering,
     PartialBuffer,
+    Permissions,
     VmMemoryError,
     iommu,
 )
-from vm_memory.iommu import IommuMemory
-from vm_memory.iotlb import Iotlb, Permissions
-from vm_memory.translation_errors import CannotResolve, Fragmented, IommuMisconfigured
 
 TOP = 2**64
 NO, READ, WRITE = Permissions.NO, Permissions.READ, Permissions.WRITE
@@ -30,35 +37,11 @@ READ_WRITE = Permissions.READ_WRITE
 RIGHTS = [NO, READ, WRITE, READ_WRITE]
 
 
-class Recording(GuestMemory):
-    """Guest memory that notes which options it was given."""
-
-    __slots__ = ("options",)
-
-    def note(self, options):
-        self.options = options
-
-    def view(self, address, size, **options):
-        self.note(options)
-        return super().view(address, size)
-
-    def iovec(self, address, size, **options):
-        self.note(options)
-        return super().iovec(address, size)
-
-    def load(self, address, size, **options):
-        self.note(options)
-        return super().load(address, size)
-
-    def store(self, address, value, size, **options):
-        self.note(options)
-        super().store(address, value, size)
-
-
 @pytest.fixture
 def physical():
     """Two adjacent regions, and a third behind a hole."""
-    with Recording.from_ranges([(0, 0x2000), (0x2000, 0x1000), (0x8000, 0x1000)]) as memory:
+    ranges = [(0, 0x2000), (0x2000, 0x1000), (0x8000, 0x1000)]
+    with GuestMemory.from_ranges(ranges, track_dirty=True) as memory:
         yield memory
 
 
@@ -75,6 +58,13 @@ def iotlb():
     table.set_mapping(0xB000, 0x8800, 0x1000, READ_WRITE)
     table.set_mapping(0xC000, 0x40000, 0x1000, READ_WRITE)
     return table
+
+
+@pytest.fixture
+def file_fd():
+    fd = os.memfd_create("file")
+    yield fd
+    os.close(fd)
 
 
 @pytest.fixture
@@ -244,21 +234,76 @@ def test_alignment_is_that_of_the_physical_address(memory, iotlb):
             access()
 
 
-def test_options_are_passed_on_if_given(memory, physical):
-    """The memory behind has its own defaults."""
-    for access, options in [
-        (lambda: memory.view(0xF000, 4), {}),
-        (lambda: memory.view(0xF000, 4, writable=False), {"writable": False}),
-        (lambda: memory.view(0, 0, writable=False), {"writable": False}),
-        (lambda: memory.iovec(0xF000, 4), {}),
-        (lambda: memory.iovec(0xF000, 4, writable=False), {"writable": False}),
-        (lambda: memory.load(0xF000, 4), {}),
-        (lambda: memory.load(0xF000, 4, 3), {"order": 3}),
-        (lambda: memory.store(0xF000, 0, 4), {}),
-        (lambda: memory.store(0xF000, 0, 4, order=0), {"order": 0}),
-    ]:
-        access()
-        assert physical.options == options
+def test_options_reach_the_memory(memory):
+    """Views that cannot be written, and orders that the memory refuses."""
+    for view in (
+        memory.view(0xF000, 4, writable=False),
+        memory.view(0, 0, writable=False),
+        *memory.iovec(0xF000, 4, writable=False),
+    ):
+        assert view.readonly
+        view.release()
+    memory.store(0xF000, 5, 4, order=Ordering.SEQ_CST)
+    assert memory.load(0xF000, 4, Ordering.SEQ_CST) == 5
+    with pytest.raises(ValueError, match="is no order of a load"):
+        memory.load(0xF000, 4, Ordering.RELEASE)
+    with pytest.raises(ValueError, match="is no order of a store"):
+        memory.store(0xF000, 5, 4, Ordering.ACQUIRE)
+
+
+def test_one_call_over_several_ranges(memory, physical, file_fd):
+    """Every range is translated and permitted before the first byte moves."""
+    os.pwrite(file_fd, b"abcdef", 0)
+    spans = [(0xFFFE, 2), (0xF000, 4)]
+    assert memory.readv(file_fd, spans, 0) == 6
+    assert (physical.read(0x1FFE, 2), physical.read(0x1000, 4)) == (b"ab", b"cdef")
+    assert memory.writev(file_fd, [(0xFFFE, 2), (0x10000, 2)], 0) == 4
+    assert os.pread(file_fd, 4, 0) == b"ab" + physical.read(0x8000, 2)
+    with pytest.raises(CannotResolve):
+        memory.readv(file_fd, [(0xF000, 4), (0x10000, 2)], 0)
+    with pytest.raises(PartialBuffer):
+        memory.writev(file_fd, [(0x10FFF, 2)], 0)
+
+
+def test_messages_by_io_address(memory, physical):
+    """One datagram into and out of ranges."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right:
+        physical.write(0x1FFE, b"ab")
+        physical.write(0x8000, b"cd")
+        assert memory.sendmsg(left, [(0xFFFE, 4)]) == 4
+        assert memory.recvmsg(right, [(0xF000, 2), (0xF010, 9)])[0] == 4
+        assert physical.read(0x1000, 2) + physical.read(0x1010, 2) == b"abcd"
+
+
+def test_marks_are_by_guest_physical_address(memory, physical):
+    """What is written by I/O address, or said to be, is dirty where it lies."""
+    memory.write(0xF000, b"x")
+    assert physical.get_and_reset_dirty() == [(0x1000, 0x1000)]
+    memory.mark_dirty(0xA7FF, 2)
+    assert physical.get_and_reset_dirty() == [(0x1000, 0x2000)]
+    with pytest.raises(CannotResolve, match="does not permit it"):
+        memory.mark_dirty(0x10000, 1)
+
+
+def test_memory_that_is_not_mapped_here(iotlb, file_fd):
+    """A device is led to guest_memfd memory: the error says that it is there and out of reach."""
+    regions = [GuestRegion.anonymous(0, 0x1000), GuestRegion.guest_memfd(0x1000, 0x1000, file_fd)]
+    with GuestMemory(regions) as physical:
+        memory = IommuMemory(physical, iotlb)
+        iotlb.set_mapping(0x5000, 0x800, 0x1000, READ_WRITE)
+        for access in (
+            lambda: memory.read(0xF000, 4),
+            lambda: memory.load(0xF000, 4),
+            lambda: memory.view(0xF000, 4),
+        ):
+            with pytest.raises(HostAddressNotAvailable):
+                access()
+        assert not memory.check_range(0xF000, 1)
+        with pytest.raises(PartialBuffer) as caught:
+            memory.read(0x5000, 0x1000)
+        assert caught.value.completed == 0x800
+        assert isinstance(caught.value.__cause__, HostAddressNotAvailable)
 
 
 def test_check_range_asks_for_an_access(memory):

@@ -23,6 +23,7 @@ This package knows nothing of KVM, devices or boot protocols.
 
 from vm_memory._core import DirtyBitmap, fence
 from vm_memory.atomic import ExclusiveGuard, GuestMemoryAtomic
+from vm_memory.cursor import Cursor
 from vm_memory.errors import (
     GuestAccessError,
     HostAddressNotAvailable,
@@ -37,10 +38,15 @@ from vm_memory.errors import (
     NoSuchRegion,
     PartialBuffer,
     PolicyRefused,
+    UnterminatedString,
     VmMemoryError,
 )
+from vm_memory.inspection import hexdump, search
+from vm_memory.iommu import Iommu, IommuMemory
+from vm_memory.iotlb import Iotlb, Permissions
 from vm_memory.memory import GuestMemory
 from vm_memory.ordering import Ordering
+from vm_memory.page_tables import PageTableEntry, PageTables, PageTranslation
 from vm_memory.region import DIRTY_PAGE_SIZE, GuestRegion
 from vm_memory.table import (
     TABLE_HEADER_WORDS,
@@ -48,14 +54,30 @@ from vm_memory.table import (
     TABLE_VERSION,
     RegionTable,
 )
+from vm_memory.translation_errors import (
+    BadPageTableEntry,
+    CannotResolve,
+    Fragmented,
+    InvalidMapping,
+    IommuMisconfigured,
+    NonCanonicalAddress,
+    PageNotPresent,
+    PageTableOutsideMemory,
+    PageWalkError,
+    ReservedBitsSet,
+)
 
 __all__ = [
     "DIRTY_PAGE_SIZE",
     "TABLE_HEADER_WORDS",
     "TABLE_ROW_WORDS",
     "TABLE_VERSION",
+    "BadPageTableEntry",
+    "CannotResolve",
+    "Cursor",
     "DirtyBitmap",
     "ExclusiveGuard",
+    "Fragmented",
     "GuestAccessError",
     "GuestMemory",
     "GuestMemoryAtomic",
@@ -64,16 +86,33 @@ __all__ = [
     "HostMemoryError",
     "HostMemoryFault",
     "InvalidGuestAddress",
+    "InvalidMapping",
     "InvalidRegion",
+    "Iommu",
+    "IommuMemory",
+    "IommuMisconfigured",
+    "Iotlb",
     "MapError",
     "MappingFailed",
     "MemoryRegionOverlap",
     "MisalignedAccess",
     "NoSuchRegion",
+    "NonCanonicalAddress",
     "Ordering",
+    "PageNotPresent",
+    "PageTableEntry",
+    "PageTableOutsideMemory",
+    "PageTables",
+    "PageTranslation",
+    "PageWalkError",
     "PartialBuffer",
+    "Permissions",
     "PolicyRefused",
     "RegionTable",
+    "ReservedBitsSet",
+    "UnterminatedString",
     "VmMemoryError",
     "fence",
+    "hexdump",
+    "search",
 ]

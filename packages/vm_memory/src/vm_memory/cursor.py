@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from vm_memory.errors import GuestAccessError, PartialBuffer
+from vm_memory.addresses import ADDRESS_LIMIT, check_size
+from vm_memory.errors import GuestAccessError, PartialBuffer, UnterminatedString
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,25 +24,7 @@ if TYPE_CHECKING:
         def write(self, address: int, data: Buffer, /) -> None: ...
 
 
-_ADDRESS_LIMIT = 1 << 64
 _STRING_CHUNK = 256
-
-
-class UnterminatedString(GuestAccessError):  # noqa: N818 - as in `vm_memory.errors`
-    """There is no NUL where a C string should have ended.
-
-    Attributes:
-        address: guest physical address of its first byte.
-        limit: bytes that were looked at.
-    """
-
-    def __init__(self, address: int, limit: int) -> None:
-        super().__init__(address, limit)
-        self.address = address
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"the string at {self.address:#x} has no NUL within {self.limit:#x} bytes"
 
 
 class Cursor:
@@ -86,10 +69,10 @@ class Cursor:
 
     def __init__(self, memory: _Memory, address: int, size: int | None = None) -> None:
         if size is not None:
-            _check_size(size)
+            check_size(size)
         self._memory = memory
         self.position = address
-        self.end = _ADDRESS_LIMIT if size is None else address + size
+        self.end = ADDRESS_LIMIT if size is None else address + size
 
     @property
     def remaining(self) -> int:
@@ -115,7 +98,7 @@ class Cursor:
 
     def read_bytes(self, size: int) -> bytes:
         """The next `size` bytes."""
-        _check_size(size)
+        check_size(size)
         self._check_window(size)
         data = self._memory.read(self.position, size)
         self.position += size
@@ -139,7 +122,7 @@ class Cursor:
             UnterminatedString: none of the next `limit` bytes is NUL.
             PartialBuffer: memory or the window ends before there is one.
         """
-        _check_size(limit)
+        check_size(limit)
         text = bytearray()
         while len(text) < limit:
             chunk = self._read_some(len(text), limit)
@@ -152,7 +135,7 @@ class Cursor:
 
     def skip(self, size: int) -> None:
         """Move the position forward by `size` bytes, be there memory or not."""
-        _check_size(size)
+        check_size(size)
         self.position += size
 
     def align(self, alignment: int) -> None:
@@ -189,8 +172,3 @@ class Cursor:
 
 def _compiled(layout: str | Struct) -> Struct:
     return layout if isinstance(layout, Struct) else Struct(layout)
-
-
-def _check_size(size: int) -> None:
-    if size < 0:
-        raise ValueError(f"a size cannot be negative, as {size} is")

@@ -8,11 +8,15 @@
     │   ├── InvalidGuestAddress    the first byte is in no region
     │   ├── PartialBuffer          the range starts in memory and then leaves it
     │   ├── MisalignedAccess       an integer access off its natural alignment
-    │   └── HostAddressNotAvailable  guest memory that is not mapped in this process
+    │   ├── HostAddressNotAvailable  guest memory that is not mapped in this process
+    │   ├── UnterminatedString     a C string without its end
+    │   └── PageWalkError, CannotResolve, Fragmented: see vm_memory.translation_errors
     ├── MapError (ValueError)      a map that the caller cannot have
     │   ├── InvalidRegion          empty, negative or beyond 2^64
     │   ├── MemoryRegionOverlap    two regions claim the same address
-    │   └── NoSuchRegion           no region starts there with that size
+    │   ├── NoSuchRegion           no region starts there with that size
+    │   └── InvalidMapping         see vm_memory.translation_errors
+    ├── IommuMisconfigured         see vm_memory.translation_errors
     └── HostMemoryError (OSError)  what the host could not do
         ├── MappingFailed          it refused the memory
         ├── PolicyRefused          it refused what was asked about the pages
@@ -110,6 +114,23 @@ class HostAddressNotAvailable(GuestAccessError):
             f"guest memory at {self.address:#x} is not mapped in this process "
             f"(access of {self.size:#x} bytes)"
         )
+
+
+class UnterminatedString(GuestAccessError):
+    """There is no NUL where a C string should have ended.
+
+    Attributes:
+        address: guest physical address of its first byte.
+        limit: bytes that were looked at.
+    """
+
+    def __init__(self, address: int, limit: int) -> None:
+        super().__init__(address, limit)
+        self.address = address
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the string at {self.address:#x} has no NUL within {self.limit:#x} bytes"
 
 
 class MapError(VmMemoryError, ValueError):

@@ -6,6 +6,8 @@ in a range, not with the holes. A guest that runs meanwhile changes what they se
 
 from __future__ import annotations
 
+from vm_memory.addresses import ADDRESS_LIMIT, check_size
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # bytes that are copied at a time, a multiple of _ROW
 _ROW = 16
-_ADDRESS_LIMIT = 1 << 64
 
 
 def hexdump(memory: GuestMemory, address: int, size: int) -> str:
@@ -44,8 +45,7 @@ def hexdump(memory: GuestMemory, address: int, size: int) -> str:
     Raises:
         ValueError: `size` is negative.
     """
-    if size < 0:
-        raise ValueError(f"a size cannot be negative, as {size} is")
+    check_size(size)
     return "\n".join(_dump_lines(memory, address, address + size))
 
 
@@ -76,7 +76,7 @@ def search(
     needle = bytes(pattern)
     if not needle:
         raise ValueError("an empty pattern lies everywhere: give at least one byte to search for")
-    return _matches(memory, needle, start, _ADDRESS_LIMIT if end is None else end)
+    return _matches(memory, needle, start, ADDRESS_LIMIT if end is None else end)
 
 
 def _matches(memory: GuestMemory, needle: bytes, start: int, end: int) -> Iterator[int]:
@@ -92,11 +92,11 @@ def _matches(memory: GuestMemory, needle: bytes, start: int, end: int) -> Iterat
 
 
 def _present(memory: GuestMemory, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts [first, limit) of [start, end) that are memory; adjacent regions are one."""
+    """The parts [first, limit) of [start, end) that can be read; adjacent regions are one."""
     first = limit = start
     for region in memory.regions:
         low, high = max(region.start_addr, start), min(region.last_addr + 1, end)
-        if low >= high:
+        if low >= high or not region.host_address:
             continue
         if low > limit:
             if first < limit:

@@ -11,20 +11,30 @@ Modelled on ``IommuMemory`` of rust-vmm's vm-memory 0.18, with these departures:
 
 from __future__ import annotations
 
-from vm_memory.errors import GuestAccessError, InvalidGuestAddress, PartialBuffer
-from vm_memory.iotlb import Permissions, check_size
+from vm_memory.addresses import check_size
+from vm_memory.errors import (
+    GuestAccessError,
+    HostAddressNotAvailable,
+    InvalidGuestAddress,
+    PartialBuffer,
+)
+from vm_memory.iotlb import Permissions
+from vm_memory.ordering import Ordering
 from vm_memory.translation_errors import CannotResolve, Fragmented, IommuMisconfigured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any, Protocol, Self, TypeVar
+    import socket
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
+    from _typeshed import FileDescriptorLike
     from typing_extensions import Buffer
 
     from vm_memory.memory import GuestMemory
 
     Result = TypeVar("Result")
+    Span: TypeAlias = tuple[int, int]  # (address, bytes)
 else:
     Protocol = object  # `typing` would cost half of this package's import budget
 
@@ -32,7 +42,7 @@ else:
 class Iommu(Protocol):
     """Who translates; `Iotlb` does, if it holds all there is to know."""
 
-    def translate(self, iova: int, size: int, access: Permissions, /) -> Sequence[tuple[int, int]]:
+    def translate(self, iova: int, size: int, access: Permissions, /) -> Sequence[Span]:
         """The (guest physical address, size) pieces that a range consists of, in order.
 
         Together they have exactly `size` bytes, and each has at least one. Called by every
@@ -128,56 +138,49 @@ class IommuMemory:
         with memoryview(data) as raw, raw.cast("B") as source:
             self._copy(address, source, Permissions.WRITE, self._backend.write)
 
-    def view(self, address: int, size: int, *, writable: bool = True) -> memoryview:
+    def view(self, address: int, size: int, writable: bool = True) -> memoryview:
         """The bytes themselves; they must lie in one piece and one region.
 
         A writable view needs permission to write, a read-only one permission to read.
         """
-        options = _given(writable=None if writable else False)
         if not size:
-            return self._backend.view(0, 0, **options)
+            return self._backend.view(0, 0, writable)
         access = Permissions.WRITE if writable else Permissions.READ
         return self._in_one_piece(
-            address, size, access, lambda gpa: self._backend.view(gpa, size, **options)
+            address, size, access, lambda gpa: self._backend.view(gpa, size, writable)
         )
 
-    def iovec(self, address: int, size: int, *, writable: bool = True) -> list[memoryview]:
+    def iovec(self, address: int, size: int, writable: bool = True) -> list[memoryview]:
         """Views of the range, one per piece and region that it touches; permissions as `view`."""
-        options = _given(writable=None if writable else False)
         access = Permissions.WRITE if writable else Permissions.READ
         pieces = self._all(address, size, access)
-        return [
-            view for gpa, length in pieces for view in self._backend.iovec(gpa, length, **options)
-        ]
+        return [view for piece in pieces for view in self._backend.iovec(*piece, writable)]
 
     # Integers
 
-    def load(self, address: int, size: int, order: int | None = None) -> int:
-        """The unsigned little-endian integer of `size` bytes (1, 2, 4 or 8) at `address`.
-
-        Args:
-            address: I/O virtual address.
-            size: bytes.
-            order: the memory ordering; None for the default of `GuestMemory.load`.
-        """
+    def load(self, address: int, size: int, order: int = Ordering.ACQUIRE) -> int:
+        """The unsigned little-endian integer of `size` bytes (1, 2, 4 or 8) at `address`."""
         _check_integer(size)
-        options = _given(order=order)
         return self._in_one_piece(
-            address, size, Permissions.READ, lambda gpa: self._backend.load(gpa, size, **options)
+            address, size, Permissions.READ, lambda gpa: self._backend.load(gpa, size, order)
         )
 
-    def store(self, address: int, value: int, size: int, order: int | None = None) -> None:
+    def store(self, address: int, value: int, size: int, order: int = Ordering.RELEASE) -> None:
         """Write `value` as an unsigned little-endian integer of `size` bytes; see `load`."""
         _check_integer(size)
-        options = _given(order=order)
         self._in_one_piece(
             address,
             size,
             Permissions.WRITE,
-            lambda gpa: self._backend.store(gpa, value, size, **options),
+            lambda gpa: self._backend.store(gpa, value, size, order),
         )
 
-    # Files
+    def mark_dirty(self, address: int, size: int) -> None:
+        """Say that the range, all of which may be written, has been."""
+        for piece in self._all(address, size, Permissions.WRITE):
+            self._backend.mark_dirty(*piece)
+
+    # Files and messages
 
     def read_from_fd(self, address: int, fd: int, size: int, offset: int | None = None) -> int:
         """Read up to `size` bytes from `fd` straight into the guest; as `GuestMemory` does."""
@@ -189,6 +192,41 @@ class IommuMemory:
         pieces = self._all(address, size, Permissions.READ)
         return _transfer(pieces, self._backend.write_to_fd, fd, offset)
 
+    def readv(
+        self, fd: FileDescriptorLike, spans: Iterable[Span], offset: int | None = None
+    ) -> int:
+        """One system call that reads into several pieces; as `GuestMemory` does."""
+        return self._backend.readv(fd, self._pieces(spans, Permissions.WRITE), offset)
+
+    def writev(
+        self, fd: FileDescriptorLike, spans: Iterable[Span], offset: int | None = None
+    ) -> int:
+        """One system call that writes several pieces; as `GuestMemory` does."""
+        return self._backend.writev(fd, self._pieces(spans, Permissions.READ), offset)
+
+    def recvmsg(
+        self, sock: socket.socket, spans: Iterable[Span], ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
+        """Receive one message into several pieces; as `GuestMemory` does."""
+        pieces = self._pieces(spans, Permissions.WRITE)
+        return self._backend.recvmsg(sock, pieces, ancbufsize, flags)
+
+    def sendmsg(
+        self,
+        sock: socket.socket,
+        spans: Iterable[Span],
+        ancdata: Iterable[tuple[int, int, Buffer]] = (),
+        flags: int = 0,
+        address: Any = None,
+    ) -> int:
+        """Send several pieces as one message; as `GuestMemory` does."""
+        pieces = self._pieces(spans, Permissions.READ)
+        return self._backend.sendmsg(sock, pieces, ancdata, flags, address)
+
+    def _pieces(self, spans: Iterable[Span], access: Permissions) -> list[Span]:
+        """What all spans consist of, in order."""
+        return [piece for span in spans for piece in self._all(*span, access)]
+
     def __repr__(self) -> str:
         state = "on" if self.iommu_enabled else "off"
         return f"<IommuMemory, translation {state}, of {self._backend!r}>"
@@ -197,7 +235,7 @@ class IommuMemory:
 
     def _translate(
         self, address: int, size: int, access: Permissions
-    ) -> tuple[list[tuple[int, int]], CannotResolve | None]:
+    ) -> tuple[list[Span], CannotResolve | None]:
         """Pieces up to the first byte that is not translated, and why that is not.
 
         Raises:
@@ -212,45 +250,41 @@ class IommuMemory:
                 raise
             return self._ask(address, error.resolved, access), error
 
-    def _ask(self, address: int, size: int, access: Permissions) -> list[tuple[int, int]]:
+    def _ask(self, address: int, size: int, access: Permissions) -> list[Span]:
         pieces = list(self.iommu.translate(address, size, access))
         lengths = [length for _gpa, length in pieces]
         if sum(lengths) != size or min(lengths) <= 0:
             raise IommuMisconfigured(address, size, f"its answer has pieces of {lengths} bytes")
         return pieces
 
-    def _present(self, gpa: int, size: int) -> int:
-        """How many of the bytes at a guest physical address are memory, up to the first hole."""
-        position, end = gpa, gpa + size
-        while position < end:
-            region = self._backend.find_region(position)
-            if region is None:
-                break
-            position = region.last_addr + 1
-        return min(position, end) - gpa
+    def _missing(self, gpa: int, size: int) -> GuestAccessError:
+        """Why the byte at a guest physical address cannot be reached."""
+        if self._backend.find_region(gpa) is None:
+            return InvalidGuestAddress(gpa, size)
+        return HostAddressNotAvailable(gpa, size)
 
     def _reachable(
         self, address: int, size: int, access: Permissions
-    ) -> tuple[list[tuple[int, int]], GuestAccessError | None]:
+    ) -> tuple[list[Span], GuestAccessError | None]:
         """Pieces of memory up to the first byte that is none, and why that is not.
 
         Raises:
-            CannotResolve, InvalidGuestAddress: it is the first byte of all.
+            CannotResolve, InvalidGuestAddress, HostAddressNotAvailable: it is the first byte.
         """
         check_size(size)
         if not size:
             return [], None
         pieces, stopped = self._translate(address, size, access)
         for index, (gpa, length) in enumerate(pieces):
-            present = self._present(gpa, length)
+            present = self._backend.reachable(gpa, length)
             if not present and not index:
-                raise InvalidGuestAddress(gpa, size)
+                raise self._missing(gpa, size)
             if present < length:
-                missing = InvalidGuestAddress(gpa + present, length - present)
+                missing = self._missing(gpa + present, length - present)
                 return [*pieces[:index], (gpa, present)], missing
         return pieces, stopped
 
-    def _all(self, address: int, size: int, access: Permissions) -> list[tuple[int, int]]:
+    def _all(self, address: int, size: int, access: Permissions) -> list[Span]:
         """The pieces of the whole range, all of which is memory."""
         pieces, stopped = self._reachable(address, size, access)
         if stopped:
@@ -286,16 +320,16 @@ class IommuMemory:
                 return operation(gpa)
             except PartialBuffer as error:
                 raise PartialBuffer(address, size, error.completed) from error
-        present = self._present(gpa, length)
+        present = self._backend.reachable(gpa, length)
         if not present:
-            raise InvalidGuestAddress(gpa, size)
+            raise self._missing(gpa, size)
         if len(pieces) > 1:
             raise Fragmented(address, size, length)
         raise PartialBuffer(address, size, present) from stopped
 
 
 def _transfer(
-    pieces: list[tuple[int, int]],
+    pieces: list[Span],
     operation: Callable[[int, int, int, int | None], int],
     fd: int,
     offset: int | None,
@@ -313,11 +347,6 @@ def _transfer(
         if moved < length:
             break
     return done
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that are not None: the memory behind has its own defaults."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_integer(size: int) -> None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from enum import IntFlag
 
+from vm_memory.addresses import ADDRESS_LIMIT, check_size
 from vm_memory.translation_errors import CannotResolve, InvalidMapping
-
-_ADDRESS_LIMIT = 1 << 64
 
 
 class Permissions(IntFlag):
@@ -27,7 +26,6 @@ class Permissions(IntFlag):
 class Iotlb:
     """An ordered set of mappings that do not overlap.
 
-    >>> from vm_memory.iotlb import Iotlb, Permissions
     >>> iotlb = Iotlb()
     >>> iotlb.set_mapping(0x1000, 0x80000, 0x2000, Permissions.READ_WRITE)
     >>> iotlb.invalidate_mapping(0x1800, 0x400)
@@ -62,7 +60,7 @@ class Iotlb:
             InvalidMapping: one of the ranges is not within the 64-bit address space.
         """
         for name, start in (("I/O", iova), ("guest physical", gpa)):
-            if size < 0 or start < 0 or start + size > _ADDRESS_LIMIT:
+            if size < 0 or start < 0 or start + size > ADDRESS_LIMIT:
                 raise InvalidMapping(iova, gpa, size, f"the {name} range is not below 2^64")
         self._replace(iova, iova + size, [(iova, iova + size, gpa, int(permissions))])
 
@@ -150,9 +148,3 @@ def _extend(pieces: list[tuple[int, int]], start: int, size: int) -> None:
             pieces[-1] = (last, length + size)
             return
     pieces.append((start, size))
-
-
-def check_size(size: int) -> None:
-    """Raise ValueError for a negative size."""
-    if size < 0:
-        raise ValueError(f"a size cannot be negative, as {size} is")

@@ -10,6 +10,7 @@ tables 4-12 to 4-20; access rights §4.6; canonical addresses vol. 1 §3.3.7.1.
 
 from __future__ import annotations
 
+from vm_memory.addresses import check_size
 from vm_memory.errors import GuestAccessError, PartialBuffer
 from vm_memory.translation_errors import (
     NonCanonicalAddress,
@@ -204,8 +205,7 @@ class PageTables:
         self, virtual_address: int, size: int, copy: Callable[[int, int, int], None]
     ) -> None:
         """Call `copy(physical address, bytes done before, bytes)` for the part in each page."""
-        if size < 0:
-            raise ValueError(f"a size cannot be negative, as {size} is")
+        check_size(size)
         done = 0
         while done < size:
             try:

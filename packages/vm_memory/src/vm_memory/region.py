@@ -14,6 +14,7 @@ import os
 import stat
 
 from vm_memory import _core, backing
+from vm_memory.addresses import ADDRESS_LIMIT
 from vm_memory.errors import HostMemoryFault, InvalidRegion, MappingFailed, PolicyRefused
 from vm_memory.mapping import HUGE_PAGE
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from vm_memory.mapping import Mapping
-
-#: Guest physical addresses are below this.
-ADDRESS_LIMIT = 1 << 64
 
 #: Bytes that one bit of a region's dirty bitmap stands for: the host's page, as in KVM's log.
 DIRTY_PAGE_SIZE = mmap.PAGESIZE

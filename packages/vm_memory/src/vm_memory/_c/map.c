@@ -122,6 +122,15 @@ static PyObject *find_region(MemoryMap *self, PyObject *object)
     return Py_NewRef(row ? (PyObject *)row->region : Py_None);
 }
 
+/* How many bytes of the span can be reached; -1 with an error. */
+static int reach(MemoryMap *map, PyObject *address, PyObject *size, Span *span, uint64_t *reached)
+{
+    *reached = 0;
+    if (take_span(address, size, span) < 0)
+        return -1;
+    return span->known ? measure(map, span->address, span->size, reached) : 0;
+}
+
 PyDoc_STRVAR(check_range_doc,
 "check_range($self, address, size)\n--\n\n"
 "Whether every byte of [address, address + size) can be read and written.\n\n"
@@ -130,15 +139,29 @@ PyDoc_STRVAR(check_range_doc,
 static MAP_METHOD(check_range)
 {
     SIGNATURE("check_range", 2, "address", "size");
-    uint64_t reached = 0;
+    uint64_t reached;
     Span span;
 
     if (take_arguments(&signature, args, count, keywords, values) < 0
-        || take_span(values[0], values[1], &span) < 0)
-        return NULL;
-    if (span.known && measure(self, span.address, span.size, &reached) < 0)
+        || reach(self, values[0], values[1], &span, &reached) < 0)
         return NULL;
     return PyBool_FromLong(reached == span.size);
+}
+
+PyDoc_STRVAR(reachable_doc,
+"reachable($self, address, size)\n--\n\n"
+"How many bytes from `address` on can be read and written, at most `size`: up to the first hole.");
+
+static MAP_METHOD(reachable)
+{
+    SIGNATURE("reachable", 2, "address", "size");
+    uint64_t reached;
+    Span span;
+
+    if (take_arguments(&signature, args, count, keywords, values) < 0
+        || reach(self, values[0], values[1], &span, &reached) < 0)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(reached);
 }
 
 static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords))
@@ -191,6 +214,7 @@ static void map_dealloc(MemoryMap *self)
 static PyMethodDef methods[] = {
     {"find_region", (PyCFunction)find_region, METH_O, find_region_doc},
     FAST("check_range", check_range, check_range_doc),
+    FAST("reachable", reachable, reachable_doc),
     FAST("read", map_read, map_read_doc),
     FAST("read_into", map_read_into, map_read_into_doc),
     FAST("write", map_write, map_write_doc),
