@@ -32,7 +32,7 @@ def test_reader_does_not_see_where_buffers_end(buffers, sizes, indirect):
             if position % 2:
                 found += chain.reader.read(size)
             else:
-                found += b"".join(bytes(view) for view in chain.reader.views(size))
+                found += b"".join(memory.read(*span) for span in chain.reader.spans(size))
         found += chain.reader.read(chain.reader.remaining)
         assert found == content
         assert chain.reader.size == len(content)
@@ -47,10 +47,9 @@ def test_writer_fills_buffers_in_order(rooms, data):
         half = len(data) // 2
         chain.writer.write(data[:half])
         rest = memoryview(data)[half:]
-        for view in chain.writer.views(len(rest)):
-            view[:] = rest[: len(view)]
-            rest = rest[len(view) :]
-            view.release()
+        for address, length in chain.writer.spans(len(rest)):
+            memory.write(address, rest[:length])
+            rest = rest[length:]
         assert chain.writer.written == len(data)
         assert chain.writer.remaining == sum(rooms) - len(data)
         queue.add_used(chain, chain.writer.written)

@@ -74,7 +74,7 @@ def test_raw_ring_bytes_give_nothing_but_queue_errors(table, ring, noise, event_
                 taken.append(chain)
                 chain.reader.read(min(chain.reader.size, 64))
                 room = chain.writer.size
-                assert sum(len(view) for view in chain.writer.views(room)) == room
+                assert sum(length for _, length in chain.writer.spans(room)) == room
         assert len(taken) <= SIZE
         for chain in taken:
             queue.add_used(chain, 0)

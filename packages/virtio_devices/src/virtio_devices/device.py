@@ -46,6 +46,14 @@ class Device(Protocol):
         thread may ask, at any time.
         """
 
+    @property
+    def readiness(self) -> Mapping[int, int]:
+        """File descriptors to wait for, each with the queue to process when it is readable.
+
+        Whoever runs the device asks after every `activate`, `process_queue` and `reset`: what a
+        device cannot use now (a packet, without a buffer to put it in) it does not wait for.
+        """
+
     def write_config(self, offset: int, data: bytes) -> None:
         """Take what the driver wrote into the configuration space, wholly inside of it.
 

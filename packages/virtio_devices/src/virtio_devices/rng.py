@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import MappingProxyType
 
 from virtio_devices.features import DeviceId
 from virtio_devices.queue.serve import serve
@@ -35,6 +36,7 @@ class Rng:
     features = 0
     queue_sizes = (_QUEUE_SIZE,)
     config = b""
+    readiness: Mapping[int, int] = MappingProxyType({})
 
     def __init__(self, source: Callable[[int], bytes] = os.urandom) -> None:
         self._source = source

@@ -54,7 +54,7 @@ class Reader:
     """The readable bytes of a chain, from first to last.
 
     What it returns is a copy: the guest may change its memory at any time, so a device checks
-    and uses the same copy. `views` is for bulk data that is passed on unchecked.
+    and uses the same copy. `spans` is for bulk data that is passed on unchecked.
     """
 
     __slots__ = ("_cursor", "_memory")
@@ -82,13 +82,13 @@ class Reader:
         pieces = self._cursor.take(size)
         return b"".join([self._memory.read(address, length) for address, length in pieces])
 
-    def views(self, size: int) -> list[memoryview]:
-        """The next `size` bytes themselves, without a copy, read-only, for ``pwritev``.
+    def spans(self, size: int) -> list[Buffer]:
+        """Where the next `size` bytes are, as (address, bytes): for `GuestMemory.writev`.
 
         Raises:
             RequestTooShort: fewer are left; nothing was taken.
         """
-        return _views(self._memory, self._cursor.take(size), writable=False)
+        return self._cursor.take(size)
 
 
 class Writer:
@@ -112,7 +112,7 @@ class Writer:
 
     @property
     def written(self) -> int:
-        """Bytes written so far, views included: what `Queue.add_used` wants."""
+        """Bytes written so far, spans included: what `Queue.add_used` wants."""
         return self._cursor.size - self._cursor.remaining
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -127,13 +127,15 @@ class Writer:
             self._memory.write(address, source[position : position + length])
             position += length
 
-    def views(self, size: int) -> list[memoryview]:
-        """The next `size` bytes themselves, to be filled by ``preadv`` and its like.
+    def spans(self, size: int) -> list[Buffer]:
+        """Where the next `size` bytes are, as (address, bytes): for `GuestMemory.readv`.
+
+        They count as written from now on; whoever fills less says so to `Queue.add_used`.
 
         Raises:
             RequestTooShort: less room is left; nothing was taken.
         """
-        return _views(self._memory, self._cursor.take(size), writable=True)
+        return self._cursor.take(size)
 
 
 class DescriptorChain:
@@ -163,7 +165,3 @@ class DescriptorChain:
             f"<DescriptorChain head={self.head} readable={self.reader.size:#x} "
             f"writable={self.writer.size:#x}>"
         )
-
-
-def _views(memory: GuestMemory, pieces: list[Buffer], *, writable: bool) -> list[memoryview]:
-    return [view for piece in pieces for view in memory.iovec(*piece, writable=writable)]
