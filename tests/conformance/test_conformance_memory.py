@@ -9,6 +9,7 @@ import guests
 import pytest
 
 from kvm_ioctls import Cap, Hlt, InternalError, KvmError, MmioRead, MmioWrite
+from vm_memory import GuestMemory, GuestRegion
 
 LOG_DIRTY_PAGES, READONLY = 1, 2
 EMULATION = 1
@@ -191,6 +192,28 @@ def test_dirty_log(make_machine):
     assert pages & 0x28 == 0x28
     assert not pages >> 128
     assert not any(machine.vm.get_dirty_log(0))
+
+
+def test_dirty_pages_of_guest_and_devices(at_80000):
+    """What the guest writes is in the hypervisor's log, what devices write in vm_memory's bitmap.
+
+    The slot is made of `slot_memory`, so its borrow does not count as one long write, and `merge`
+    makes one log of both.
+    """
+    region = GuestRegion.anonymous(0x80000, 0x4000, track_dirty=True)
+    at_80000.vm.set_user_memory_region(1, 0x80000, region.slot_memory, LOG_DIRTY_PAGES)
+    memory = GuestMemory([region])
+    assert at_80000.run_to_hlt() == []
+    memory.write(0x82FFF, b"device")
+    region.dirty.merge(at_80000.vm.get_dirty_log(1))
+    assert memory.read(0x80000, 1) == b"\x5a"
+    assert memory.get_and_reset_dirty() == [(0x80000, 0x1000), (0x82000, 0x2000)]
+    region.dirty.merge(at_80000.vm.get_dirty_log(1))
+    assert memory.get_and_reset_dirty() == []
+    with pytest.raises(BufferError):
+        memory.close()
+    at_80000.vm.set_user_memory_region(1, 0x80000, None)
+    memory.close()
 
 
 def test_the_log_of_a_slot_that_is_not_there(machine):
