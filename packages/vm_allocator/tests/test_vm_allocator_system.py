@@ -70,6 +70,18 @@ def test_reserved_id_is_skipped():
     assert [ids.allocate(), ids.allocate()] == [0, 2]
 
 
+def test_reserving_again_and_again_leaves_nothing_behind():
+    """A released identifier is remembered once, however often it comes and goes."""
+    ids = IdAllocator(0, 7)
+    ids.allocate()
+    for _ in range(100):
+        ids.free(0)
+        ids.reserve(0)
+    ids.free(0)
+    assert len(ids._released) == 1
+    assert ids.allocate() == 0
+
+
 def test_id_range_must_be_one():
     """The end may not lie before the base."""
     with pytest.raises(InvalidRange):

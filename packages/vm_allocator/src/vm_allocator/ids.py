@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from vm_allocator.errors import (
     AlreadyReleased,
@@ -17,23 +17,23 @@ from vm_allocator.ranges import Range
 class IdAllocator:
     """The identifiers from `base` to `end`, both inclusive; the lowest free one comes first.
 
-    Not safe to change from two threads at once: the owner of the allocator locks.
+    Not safe to use from two threads at once: the owner of the allocator locks.
 
     Raises:
         InvalidRange: `base` is after `end`, or one of them is not in 0..2^64 - 1.
     """
 
-    # Below `_next`, and here and there above it after `reserve`, identifiers have been handed
-    # out: each is in `_used` or in `_released`. `_heap` holds every released one, and some that
-    # `reserve` took since.
-    __slots__ = ("_heap", "_next", "_range", "_released", "_used")
+    # Every identifier below `_next` has been handed out: it is in `_used`, or in the heap
+    # `_released`. From `_next` on, `reserve` may have handed out some: they are in `_used`, or in
+    # `_released_early`.
+    __slots__ = ("_next", "_range", "_released", "_released_early", "_used")
 
     def __init__(self, base: int, end: int) -> None:
         self._range = Range(base, end)
         self._next = base
         self._used: set[int] = set()
-        self._released: set[int] = set()
-        self._heap: list[int] = []
+        self._released: list[int] = []
+        self._released_early: set[int] = set()
 
     @property
     def base(self) -> int:
@@ -56,23 +56,23 @@ class IdAllocator:
         Raises:
             NoFreeId: all are in use.
         """
-        while self._next in self._used or self._next in self._released:
-            self._next += 1
-        while self._heap and self._heap[0] not in self._released:
-            heappop(self._heap)
-        if self._heap and self._heap[0] < self._next:
-            lowest = heappop(self._heap)
-            self._released.remove(lowest)
-        elif self._next <= self.end:
-            lowest = self._next
-            self._next += 1
-        else:
-            raise NoFreeId(self.base, self.end)
+        lowest = heappop(self._released) if self._released else self._fresh()
         self._used.add(lowest)
         return lowest
 
+    def _fresh(self) -> int:
+        """Move `_next` past the lowest identifier from there on that is free."""
+        while self._next in self._used:
+            self._next += 1
+        fresh = self._next
+        if fresh > self.end:
+            raise NoFreeId(self.base, self.end)
+        self._released_early.discard(fresh)
+        self._next = fresh + 1
+        return fresh
+
     def reserve(self, id: int) -> None:  # noqa: A002 - the plain word
-        """Hand out exactly `id`.
+        """Hand out exactly `id`; takes time in proportion to the released ones below it.
 
         Raises:
             OutOfRange: it is not between `base` and `end`.
@@ -81,7 +81,10 @@ class IdAllocator:
         self._check(id)
         if id in self._used:
             raise IdInUse(id)
-        self._released.discard(id)
+        if id < self._next:
+            self._released.remove(id)
+            heapify(self._released)
+        self._released_early.discard(id)
         self._used.add(id)
 
     def free(self, id: int) -> None:  # noqa: A002 - the plain word
@@ -92,15 +95,19 @@ class IdAllocator:
             NeverAllocated: it was never handed out.
             AlreadyReleased: it was handed out and has been taken back since.
         """
-        if id in self._used:
-            self._used.remove(id)
-            self._released.add(id)
-            heappush(self._heap, id)
-            return
+        if id not in self._used:
+            raise self._not_in_use(id)
+        self._used.remove(id)
+        if id < self._next:
+            heappush(self._released, id)
+        else:
+            self._released_early.add(id)
+
+    def _not_in_use(self, id: int) -> NeverAllocated | AlreadyReleased:  # noqa: A002
         self._check(id)
-        if id in self._released:
-            raise AlreadyReleased(id)
-        raise NeverAllocated(id)
+        if id < self._next or id in self._released_early:
+            return AlreadyReleased(id)
+        return NeverAllocated(id)
 
     def is_allocated(self, id: int) -> bool:  # noqa: A002 - the plain word
         """Whether `id` is in use."""
