@@ -7,6 +7,7 @@ import pytest
 from vm_allocator import (
     AddressAllocator,
     Allocation,
+    BestFit,
     ExactMatch,
     FirstMatch,
     InvalidAlignment,
@@ -41,6 +42,34 @@ def test_last_match_packs_downward():
     assert space.allocate(0x100, 0x100, LastMatch).start == 0x10D00
 
 
+def test_best_fit_takes_the_smallest_free_range():
+    """The smallest that has an aligned place, of equals the lowest; alignment may rule one out."""
+    space = AddressAllocator(0, 0x1000)
+    for used in (
+        Range(0x100, 0x10F),
+        Range(0x148, 0x14F),
+        Range(0x180, 0x1FF),
+        Range(0x241, 0x2FF),
+    ):
+        space.reserve(used)
+    assert space.allocate(0x30, policy=BestFit) == Range(0x150, 0x17F)
+    assert space.allocate(0x30, 0x40, BestFit) == Range(0x200, 0x22F)
+    assert space.allocate(0x30, policy=BestFit) == Range(0x110, 0x13F)
+    assert space.allocate(0x30, policy=BestFit) == Range(0, 0x2F)
+
+
+def test_best_fit_keeps_up_with_what_others_take_and_free():
+    """Its order of free ranges follows every change, whichever policy made it."""
+    space = AddressAllocator(0, 0x100)
+    low = space.allocate(0x10, policy=BestFit)
+    space.reserve(Range(0x20, 0x2F))
+    assert space.allocate(0x10, policy=BestFit) == Range(0x10, 0x1F)
+    space.free(low)
+    assert space.allocate(8, policy=BestFit) == Range(0, 7)
+    space.free(Range(0x10, 0x1F))
+    assert space.allocate(0x10, policy=BestFit) == Range(8, 0x17)
+
+
 def test_alignment_is_of_the_address_not_of_the_offset():
     """An unaligned base does not shift what aligned means."""
     space = AddressAllocator(0x1001, 0x3FFF)
@@ -51,8 +80,8 @@ def test_alignment_is_of_the_address_not_of_the_offset():
 def test_alignment_larger_than_the_gap_finds_nothing():
     """No aligned address in the space: refused, with the widest gap in the message."""
     space = AddressAllocator(0x1001, 0x100)
-    for policy in (FirstMatch, LastMatch):
-        with pytest.raises(NoFreeRange, match="the largest gap has 0x100") as caught:
+    for policy in (FirstMatch, LastMatch, BestFit):
+        with pytest.raises(NoFreeRange, match=r"gap has 0x100, 0x1001-0x1100$") as caught:
             space.allocate(1, 0x1000, policy)
         assert (caught.value.size, caught.value.alignment) == (1, 0x1000)
 
@@ -63,7 +92,7 @@ def test_whole_64_bit_space_is_allocatable_and_freeable():
     everything = space.allocate(2**64)
     assert everything == Range(0, LAST)
     assert space.available == 0
-    with pytest.raises(NoFreeRange, match="the largest gap has 0x0"):
+    with pytest.raises(NoFreeRange, match="gap has 0x0, beside 0x0-0xffffffffffffffff"):
         space.allocate(1)
     space.free(everything)
     assert space.available == 2**64
@@ -151,7 +180,8 @@ def test_window_limits_every_policy():
     assert space.allocate(0x10, policy=LastMatch, within=window).end == 0x1FF
     with pytest.raises(OutOfRange, match="is not inside 0x100-0x1ff"):
         space.allocate(0x10, policy=ExactMatch(0x200), within=window)
-    with pytest.raises(NoFreeRange, match="in 0x100-0x1ff: the largest gap has 0xe0"):
+    gap = r"the largest gap has 0xe0, 0x110-0x1ef, beside 0x1f0-0x1ff$"
+    with pytest.raises(NoFreeRange, match=f"in 0x100-0x1ff: {gap}"):
         space.allocate(0x100, within=window)
     with pytest.raises(OutOfRange, match="0xff0-0x100f is not inside 0x0-0xfff"):
         space.allocate(1, within=Range(0xFF0, 0x100F))
@@ -177,10 +207,35 @@ def test_double_free_and_foreign_free_are_errors():
     space = AddressAllocator(0, 0x1000)
     taken = space.allocate(0x10)
     space.free(taken)
-    with pytest.raises(NotAllocated, match="0x0-0xf is not allocated"):
+    with pytest.raises(NotAllocated, match="0x0-0xf is not allocated; nothing is in use"):
         space.free(taken)
     with pytest.raises(OutOfRange, match="0x1000-0x1000 is not inside 0x0-0xfff"):
         space.free(Range(0x1000, 0x1000))
+
+
+@pytest.mark.parametrize(
+    ("start", "nearest"),
+    [(0x10, "low"), (0x30, "low"), (0x60, "low"), (0x61, "high"), (0xF0, "high")],
+)
+def test_a_free_that_misses_names_what_is_near(start, nearest):
+    """The nearest range in use, on either side; of two as near, the lower."""
+    space = AddressAllocator(0, 0x1000)
+    space.reserve(Range(0x20, 0x2F), "low")
+    space.reserve(Range(0xA1, 0xAF), "high")
+    with pytest.raises(NotAllocated, match=rf"the nearest in use is .*\({nearest}\)"):
+        space.free(Range.sized(start, 0x10))
+
+
+def test_a_refusal_names_what_is_beside_the_largest_gap():
+    """What ends the gap, or else what is before it, or what fills the space from its start on."""
+    space = AddressAllocator(0, 0x100)
+    space.reserve(Range(0x10, 0x1F), "COM1")
+    with pytest.raises(NoFreeRange, match=r"0xe0, 0x20-0xff, beside 0x10-0x1f \(COM1\)") as caught:
+        space.allocate(0x100)
+    assert caught.value.gap == Range(0x20, 0xFF)
+    assert caught.value.obstacle == Allocation(Range(0x10, 0x1F), "COM1")
+    with pytest.raises(NoFreeRange, match=r"in 0x12-0x13: .* has 0x0, beside 0x10-0x1f \(COM1\)"):
+        space.allocate(1, within=Range(0x12, 0x13))
 
 
 def test_find_names_the_owner():
@@ -219,6 +274,17 @@ def test_equality_is_space_and_contents():
     assert left != "left"
 
 
+def test_iteration_sees_one_moment():
+    """Whoever frees what he iterates over misses nothing."""
+    space = AddressAllocator(0, 0x100)
+    for _ in range(5):
+        space.allocate(0x10, owner="device")
+    for allocation in space:
+        space.free(allocation.range)
+    assert space.used() == ()
+    assert space.available == 0x100
+
+
 def test_policy_must_be_one_of_ours():
     """A wrong policy is named."""
     with pytest.raises(TypeError, match="'first' is no allocation policy"):
@@ -247,9 +313,10 @@ def test_range_is_a_value():
     assert repr(Range(16, 31)) == "Range(0x10, 0x1f)"
     assert repr(Allocation(Range(16, 31), "x")) == "Allocation(Range(0x10, 0x1f), 'x')"
     assert {Allocation(Range(1, 2))} == {Allocation(Range(1, 2))}
-    assert [repr(p) for p in (FirstMatch, LastMatch, ExactMatch(16))] == [
+    assert [repr(p) for p in (FirstMatch, LastMatch, BestFit, ExactMatch(16))] == [
         "FirstMatch",
         "LastMatch",
+        "BestFit",
         "ExactMatch(0x10)",
     ]
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from vm_allocator import (
     AddressAllocator,
     AlreadyReleased,
+    BestFit,
     ExactMatch,
     FirstMatch,
     FreeError,
@@ -23,23 +24,61 @@ from vm_allocator import (
     Overlap,
     Range,
     UnalignedAddress,
+    _btree,
 )
 
-SIZE = 48
+SIZE = 160
 alignments = st.sampled_from([1, 1, 2, 4, 8, 16, 64])
 sizes = st.integers(1, 14)
 places = st.integers(-2, SIZE + 2)
+indices = st.integers(0, SIZE - 1)
+
+
+def check_node(node, *, is_root=True):
+    """Assert what must be true of a node and of all below it; return its depth."""
+    assert node.keys == sorted(set(node.keys))
+    assert len(node.keys) <= _btree.ORDER
+    assert is_root or len(node.keys) >= _btree.MINIMUM
+    assert {len(column) for column in node.columns()} == {len(node.keys)}
+    entries = list(entries_below(node))
+    for fit, remembered in node.remembered.items():
+        parts = [_btree.usable(fit, low, gap) for _, low, gap in entries if gap]
+        assert max(remembered, 0) == max([0, *parts])
+    if isinstance(node, _btree.Leaf):
+        return 0
+    assert node.keys == [child.keys[0] for child in node.children]
+    assert node.gaps == [max(child.gaps) for child in node.children]
+    (depth,) = {check_node(child, is_root=False) for child in node.children}
+    return depth + 1
+
+
+def entries_below(node):
+    """Key, low and gap of every entry below a node, in order."""
+    if isinstance(node, _btree.Leaf):
+        yield from zip(node.keys, node.lows, node.gaps, strict=True)
+    else:
+        for child in node.children:
+            yield from entries_below(child)
 
 
 class AddressModel(RuleBasedStateMachine):
     """One cell per address, holding its allocation or None; every search tries every address."""
 
-    @initialize(base=st.sampled_from([0, 1, 0x1003, 2**64 - SIZE - 1, 2**64 - SIZE]))
-    def start(self, base):
+    @initialize(
+        base=st.sampled_from([0, 1, 0x1003, 2**64 - SIZE - 1, 2**64 - SIZE]),
+        order=st.sampled_from([4, 5, 8, 48]),
+    )
+    def start(self, base, order):
+        self.orders = _btree.ORDER, _btree.MINIMUM
+        _btree.ORDER, _btree.MINIMUM = order, order // 2  # small nodes: a deep tree of few entries
         self.base = base
         self.space = AddressAllocator(base, SIZE)
         self.cells = dict.fromkeys(range(base, base + SIZE))
         self.live = []
+
+    def teardown(self):
+        if hasattr(self, "orders"):
+            _btree.ORDER, _btree.MINIMUM = self.orders
 
     def fits(self, start, size, window):
         return (
@@ -57,12 +96,30 @@ class AddressModel(RuleBasedStateMachine):
         low, high = sorted((first, last))
         return Range(self.base + low, self.base + high)
 
+    def pieces(self, window):
+        """(size, start) of every free piece of a window, in address order."""
+        pieces, size = [], 0
+        for address in [*window, None]:
+            if address in self.cells and self.cells[address] is None:
+                size += 1
+                continue
+            if size:
+                pieces.append((size, (window[-1] + 1 if address is None else address) - size))
+            size = 0
+        return pieces
+
+    def best(self, places):
+        """The first of `places` in the smallest piece of the whole space that has any."""
+        whole = sorted(self.pieces(range(self.base, self.base + SIZE)))
+        found = [[a for a in places if start <= a < start + size] for size, start in whole]
+        return next(inside[0] for inside in found if inside)
+
     @rule(
         size=sizes,
         alignment=alignments,
-        policy=st.sampled_from([FirstMatch, LastMatch]),
-        first=st.integers(0, SIZE - 1),
-        last=st.integers(0, SIZE - 1),
+        policy=st.sampled_from([FirstMatch, LastMatch, BestFit]),
+        first=indices,
+        last=indices,
         whole=st.booleans(),
     )
     def allocate(self, size, alignment, policy, first, last, whole):
@@ -72,11 +129,13 @@ class AddressModel(RuleBasedStateMachine):
         )
         found = [a for a in window if a % alignment == 0 and self.fits(a, size, window)]
         if not found:
-            with pytest.raises(NoFreeRange):
+            with pytest.raises(NoFreeRange) as caught:
                 self.space.allocate(size, alignment, policy, within=within)
+            widest = max(self.pieces(window), default=None, key=lambda piece: piece[0])
+            assert caught.value.gap == (widest and Range.sized(widest[1], widest[0]))
             return
         taken = self.space.allocate(size, alignment, policy, owner="auto", within=within)
-        start = found[0] if policy is FirstMatch else found[-1]
+        start = {FirstMatch: found[0], LastMatch: found[-1], BestFit: self.best(found)}[policy]
         assert taken == Range.sized(start, size)
         self.take(taken, "auto")
 
@@ -98,15 +157,24 @@ class AddressModel(RuleBasedStateMachine):
         with pytest.raises(expected):
             self.space.allocate(size, alignment, ExactMatch(address))
 
-    @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def free(self, data):
-        taken = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
-        self.space.free(taken)
-        for address in range(taken.start, taken.end + 1):
-            self.cells[address] = None
+    @rule(first=indices, step=st.integers(1, 5), count=st.integers(1, 40))
+    def reserve_every_few(self, first, step, count):
+        """Many small holes, and nodes that split."""
+        for address in list(self.cells)[first :: step + 1][:count]:
+            if self.cells[address] is None:
+                self.space.reserve(Range.sized(address, 1))
+                self.take(Range.sized(address, 1), "")
 
-    @rule(start=st.integers(0, SIZE - 1), size=sizes)
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), count=st.integers(1, 12))
+    def free(self, data, count):
+        for _ in range(min(count, len(self.live))):
+            taken = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+            self.space.free(taken)
+            for address in range(taken.start, taken.end + 1):
+                self.cells[address] = None
+
+    @rule(start=indices, size=sizes)
     def free_what_is_not_exactly_a_range(self, start, size):
         wrong = Range.sized(self.base + start, size) if self.base + start + size <= 2**64 else None
         if wrong is None or wrong in self.live:
@@ -126,6 +194,21 @@ class AddressModel(RuleBasedStateMachine):
         for address, cell in self.cells.items():
             found = self.space.find(address)
             assert (found and (found.range, found.owner)) == cell
+
+    @invariant()
+    def trees_are_in_order(self):
+        if not hasattr(self, "space"):
+            return
+        map_ = self.space._map
+        check_node(map_._tree.root)
+        entries = list(map_._tree.entries())
+        assert entries[0][:2] == (_btree.HEAD, self.base)
+        ends = [key for key, _, _ in entries[1:]] + [self.base + SIZE]
+        assert [low + gap for _, low, gap in entries] == ends
+        if map_._by_size is not None:
+            check_node(map_._by_size._tree.root)
+            by_size = [(gap, low) for _, low, gap in map_._by_size._tree.entries()]
+            assert by_size[1:] == sorted((gap, low) for low, gap in map_.pieces())
 
 
 class IdModel(RuleBasedStateMachine):
@@ -179,6 +262,6 @@ class IdModel(RuleBasedStateMachine):
 
 
 TestAddressModel = AddressModel.TestCase
-TestAddressModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAddressModel.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestIdModel = IdModel.TestCase
 TestIdModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

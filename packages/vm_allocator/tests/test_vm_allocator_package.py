@@ -26,40 +26,6 @@ def test_package_docstring_examples_are_true():
     assert result.failed == 0
 
 
-def test_public_names_are_frozen():
-    """A name that appears or goes is a decision, not an accident."""
-    assert vm_allocator.__all__ == [
-        "AddressAllocator",
-        "Allocation",
-        "AllocatorError",
-        "AlreadyReleased",
-        "ExactMatch",
-        "FirstMatch",
-        "FreeError",
-        "GsiAllocator",
-        "IdAllocator",
-        "IdInUse",
-        "InvalidAlignment",
-        "InvalidRange",
-        "InvalidSize",
-        "LastMatch",
-        "NeverAllocated",
-        "NoFreeId",
-        "NoFreeRange",
-        "NotAllocated",
-        "OutOfRange",
-        "Overlap",
-        "PartialFree",
-        "Policy",
-        "Range",
-        "RequestError",
-        "ResourceNotAvailable",
-        "SystemAllocator",
-        "UnalignedAddress",
-    ]
-    assert all(hasattr(vm_allocator, name) for name in vm_allocator.__all__)
-
-
 def test_import_costs_less_than_30_ms():
     """CPU time of the import in a fresh interpreter, the best of five."""
     code = (

@@ -39,7 +39,7 @@ from vm_allocator.errors import (
     UnalignedAddress,
 )
 from vm_allocator.ids import IdAllocator
-from vm_allocator.policy import ExactMatch, FirstMatch, LastMatch, Policy
+from vm_allocator.policy import BestFit, ExactMatch, FirstMatch, LastMatch, Policy
 from vm_allocator.ranges import Allocation, Range
 from vm_allocator.system import GsiAllocator, SystemAllocator
 
@@ -48,6 +48,7 @@ __all__ = [
     "Allocation",
     "AllocatorError",
     "AlreadyReleased",
+    "BestFit",
     "ExactMatch",
     "FirstMatch",
     "FreeError",

@@ -5,8 +5,11 @@ Knows addresses, sizes and owners' names; does not know what the pieces are for.
 
 from __future__ import annotations
 
-from vm_allocator._sorted_map import SortedMap
+from typing import TYPE_CHECKING
+
+from vm_allocator._address_map import AddressMap
 from vm_allocator.errors import (
+    FreeError,
     InvalidAlignment,
     InvalidSize,
     NoFreeRange,
@@ -16,18 +19,20 @@ from vm_allocator.errors import (
     PartialFree,
     UnalignedAddress,
 )
-from vm_allocator.policy import ExactMatch, FirstMatch, LastMatch
-from vm_allocator.ranges import Allocation, Range
+from vm_allocator.policy import BestFit, ExactMatch, FirstMatch, LastMatch
+from vm_allocator.ranges import Range
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vm_allocator.policy import Policy
+    from vm_allocator.ranges import Allocation
 
 
 class AddressAllocator:
     """The `size` addresses from `base` on; any part of the 64-bit space, or all of it.
 
-    Not safe to change from two threads at once: the owner of the allocator locks.
+    Not safe to use from two threads at once: the owner of the allocator locks.
 
     Raises:
         InvalidSize: `size` is less than 1.
@@ -38,7 +43,7 @@ class AddressAllocator:
 
     def __init__(self, base: int, size: int) -> None:
         self._space = Range.sized(base, size)
-        self._map = SortedMap()
+        self._map = AddressMap(self._space)
 
     @property
     def space(self) -> Range:
@@ -55,6 +60,11 @@ class AddressAllocator:
         """The last address of the space."""
         return self._space.end
 
+    @property
+    def available(self) -> int:
+        """How many addresses are free."""
+        return self._map.available
+
     def allocate(
         self,
         size: int,
@@ -69,7 +79,7 @@ class AddressAllocator:
         Args:
             size: how many.
             alignment: a power of two that divides the first address.
-            policy: `FirstMatch`, `LastMatch`, or ``ExactMatch(address)``.
+            policy: `FirstMatch`, `LastMatch`, `BestFit`, or ``ExactMatch(address)``.
             owner: a name for messages and listings.
             within: take no address outside of this window; None: the whole space.
 
@@ -84,14 +94,12 @@ class AddressAllocator:
             raise InvalidSize(size)
         if alignment < 1 or alignment & (alignment - 1):
             raise InvalidAlignment(alignment)
-        window = self._window(within)
+        window = self._space if within is None else self._window(within)
         start = self._place(size, alignment, policy, window)
         if start is None:
-            largest = self._map.largest_gap(window.start, window.end)
-            raise NoFreeRange(size, alignment, window, largest)
-        taken = Range(start, start + size - 1)
-        self._map.insert(Allocation(taken, owner))
-        return taken
+            raise self._no_free_range(size, alignment, window)
+        self._map.take(start, start + size, owner)
+        return Range(start, start + size - 1)
 
     def reserve(self, range: Range, owner: str = "") -> None:  # noqa: A002 - the plain word
         """Take exactly `range`; `free` gives it back as any other.
@@ -110,44 +118,35 @@ class AddressAllocator:
             NotAllocated: no part of it is in use.
             PartialFree: it touches a range in use without being it; nothing is released.
         """
-        if not self._space.contains(range):
-            raise OutOfRange(range.start, range.end, self._space)
-        found = self._map.first_overlap(range.start, range.end)
-        if found is None:
-            raise NotAllocated(range)
-        if found.range != range:
-            raise PartialFree(range, found)
-        self._map.remove(range.start)
+        if not self._map.give_back(range.start, range.end + 1):
+            raise self._not_a_range_in_use(range)
 
     def find(self, address: int) -> Allocation | None:
         """What is in use at `address`, or None."""
+        if not self.base <= address <= self.end:
+            return None
         return self._map.first_overlap(address, address)
 
     def used(self) -> tuple[Allocation, ...]:
         """Everything in use, in address order."""
-        return tuple(self._map)
+        return tuple(self._map.allocations())
 
     def free_ranges(self) -> tuple[Range, ...]:
         """Everything free, in address order, adjacent pieces as one."""
-        return tuple(Range(start, end) for start, end in self._map.gaps(self.base, self.end))
+        return tuple(Range.sized(low, gap) for low, gap in self._map.pieces())
 
-    @property
-    def available(self) -> int:
-        """How many addresses are free."""
-        return self._space.size - sum(allocation.range.size for allocation in self._map)
-
-    def _window(self, within: Range | None) -> Range:
-        if within is None:
-            return self._space
+    def _window(self, within: Range) -> Range:
         if not self._space.contains(within):
             raise OutOfRange(within.start, within.end, self._space)
         return within
 
     def _place(self, size: int, alignment: int, policy: Policy, window: Range) -> int | None:
         if policy is FirstMatch:
-            return self._map.first_fit(size, alignment, window.start, window.end)
+            return self._map.first_fit(size, alignment, window)
         if policy is LastMatch:
-            return self._map.last_fit(size, alignment, window.start, window.end)
+            return self._map.last_fit(size, alignment, window)
+        if policy is BestFit:
+            return self._map.best_fit(size, alignment, window)
         if isinstance(policy, ExactMatch):
             return self._exact(policy.address, size, alignment, window)
         raise TypeError(f"{policy!r} is no allocation policy")
@@ -163,6 +162,34 @@ class AddressAllocator:
             raise Overlap(Range(address, end), obstacle)
         return address
 
+    def _no_free_range(self, size: int, alignment: int, window: Range) -> NoFreeRange:
+        gap = self._map.widest(window)
+        obstacle = None
+        if gap is None:
+            obstacle = self.find(window.start)
+        elif gap.end < window.end:
+            obstacle = self.find(gap.end + 1)
+        elif gap.start > window.start:
+            obstacle = self.find(gap.start - 1)
+        return NoFreeRange(size, alignment, window, gap, obstacle)
+
+    def _not_a_range_in_use(self, range: Range) -> OutOfRange | FreeError:  # noqa: A002
+        if not self._space.contains(range):
+            return OutOfRange(range.start, range.end, self._space)
+        found = self._map.first_overlap(range.start, range.end)
+        if found is not None:
+            return PartialFree(range, found)
+        before = self._map.last_up_to(range.start)
+        behind = self._map.first_from(range.start, self.end)
+        if before is None or behind is None:
+            return NotAllocated(range, before or behind)
+        is_nearer = behind.range.start - range.end < range.start - before.range.end
+        return NotAllocated(range, behind if is_nearer else before)
+
+    def __iter__(self) -> Iterator[Allocation]:
+        """Everything in use as of now, in address order."""
+        return iter(self.used())
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AddressAllocator):
             return NotImplemented
@@ -171,10 +198,11 @@ class AddressAllocator:
     __hash__ = None  # type: ignore[assignment] # changes, so it cannot be a key
 
     def __repr__(self) -> str:
-        return f"<AddressAllocator {self._space}: {len(self._map)} in use>"
+        return f"<AddressAllocator {self._space}: {self._map.count} in use>"
 
     def __str__(self) -> str:
         """The space as a listing, one line per piece."""
-        pieces = [(used.range.start, str(used.range), used.owner) for used in self._map]
-        pieces += [(free.start, str(free), "(free)") for free in self.free_ranges()]
-        return "\n".join(f"{text}  {owner}".rstrip() for _, text, owner in sorted(pieces))
+        pieces = [(one.range.start, one.range, one.owner) for one in self]
+        pieces += [(free.start, free, "(free)") for free in self.free_ranges()]
+        pieces.sort(key=lambda piece: piece[0])
+        return "\n".join(f"{range_}  {text}".rstrip() for _, range_, text in pieces)

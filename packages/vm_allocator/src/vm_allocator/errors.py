@@ -26,7 +26,8 @@ A call that raises has changed nothing.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from vm_allocator.ranges import Allocation, Range
 
@@ -106,19 +107,34 @@ class ResourceNotAvailable(AllocatorError):
 
 
 class NoFreeRange(ResourceNotAvailable):
-    """No gap of `space` takes `size` addresses at `alignment`; the widest has `largest`."""
+    """No gap of `space` takes `size` addresses at `alignment`.
 
-    def __init__(self, size: int, alignment: int, space: Range, largest: int) -> None:
-        super().__init__(size, alignment, space, largest)
+    Attributes:
+        gap: the widest one there is; None if `space` is full.
+        obstacle: what is in use beside that gap, or where `space` begins; None if nothing is.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        alignment: int,
+        space: Range,
+        gap: Range | None,
+        obstacle: Allocation | None,
+    ) -> None:
+        super().__init__(size, alignment, space, gap, obstacle)
         self.size = size
         self.alignment = alignment
         self.space = space
-        self.largest = largest
+        self.gap = gap
+        self.obstacle = obstacle
 
     def __str__(self) -> str:
+        largest = f"{self.gap.size:#x}, {self.gap}" if self.gap else "0x0"
+        beside = f", beside {self.obstacle}" if self.obstacle else ""
         return (
             f"no room for {self.size:#x} addresses aligned to {self.alignment:#x} in "
-            f"{self.space}: the largest gap has {self.largest:#x}"
+            f"{self.space}: the largest gap has {largest}{beside}"
         )
 
 
@@ -162,14 +178,20 @@ class FreeError(AllocatorError):
 
 
 class NotAllocated(FreeError):
-    """No part of `range` is in use: it was released before, or never allocated."""
+    """No part of `range` is in use: it was released before, or never allocated.
 
-    def __init__(self, range: Range) -> None:  # noqa: A002 - the word of the field
-        super().__init__(range)
+    Attributes:
+        nearest: what is in use nearest to it; None if nothing is.
+    """
+
+    def __init__(self, range: Range, nearest: Allocation | None) -> None:  # noqa: A002
+        super().__init__(range, nearest)
         self.range = range
+        self.nearest = nearest
 
     def __str__(self) -> str:
-        return f"{self.range} is not allocated"
+        hint = f"the nearest in use is {self.nearest}" if self.nearest else "nothing is in use"
+        return f"{self.range} is not allocated; {hint}"
 
 
 class PartialFree(FreeError):

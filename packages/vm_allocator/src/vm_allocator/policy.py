@@ -6,7 +6,8 @@ they came to be.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Final, TypeAlias
 
@@ -29,6 +30,19 @@ class _LastMatch:
         return "LastMatch"
 
 
+class _BestFit:
+    """The lowest aligned place in the smallest free range that has one; of equals, the lowest.
+
+    The size that counts is that of the free range as a whole, even if a window cuts it. The first
+    use makes the allocator keep a second tree, of free ranges by size, from then on.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "BestFit"
+
+
 class ExactMatch:
     """The place at `address`, or none."""
 
@@ -46,6 +60,8 @@ class ExactMatch:
 FirstMatch: Final = _FirstMatch()
 #: The highest aligned place that is free; allocations pack downward from the end.
 LastMatch: Final = _LastMatch()
+#: The lowest aligned place in the smallest free range that has one.
+BestFit: Final = _BestFit()
 
-#: Any of the three.
-Policy: TypeAlias = _FirstMatch | _LastMatch | ExactMatch
+#: Any of the four.
+Policy: TypeAlias = _FirstMatch | _LastMatch | _BestFit | ExactMatch

@@ -6,9 +6,10 @@ out because ``dataclasses`` alone would take most of this package's import budge
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vm_allocator.errors import InvalidRange, InvalidSize
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
