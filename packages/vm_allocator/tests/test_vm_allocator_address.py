@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 
 from vm_allocator import (
     AddressAllocator,
+    AddressState,
     Allocation,
+    AllocatorError,
     BestFit,
     ExactMatch,
     FirstMatch,
@@ -272,6 +277,36 @@ def test_equality_is_space_and_contents():
     assert left == right
     assert left != AddressAllocator(0, 0x31)
     assert left != "left"
+
+
+def test_save_is_plain_and_restore_brings_it_back():
+    """A record of numbers and names, which survives JSON; the copy goes its own way."""
+    space = AddressAllocator(0x1000, 0x1000)
+    space.reserve(Range(0x1800, 0x180F), "COM1")
+    space.allocate(0x10)
+    state = space.save()
+    assert state == AddressState(0x1000, 0x1FFF, ((0x1000, 0x100F, ""), (0x1800, 0x180F, "COM1")))
+    restored = AddressAllocator.restore(json.loads(json.dumps(state)))
+    assert restored == space
+    duplicate = copy.copy(space)
+    duplicate.allocate(1)
+    assert (restored == space, duplicate == space) == (True, False)
+    assert space.save() == state
+
+
+@pytest.mark.parametrize(
+    ("used", "message"),
+    [
+        (((0, 15, ""), (8, 23, "b")), r"0x8-0x17 overlaps 0x0-0xf"),
+        (((0x100, 0x100, ""),), r"0x100-0x100 is not inside 0x0-0xff"),
+        (((5, 4, ""),), r"0x5-0x4 is no range"),
+        (((-1, 4, ""),), r"-0x1-0x4 is no range"),
+    ],
+)
+def test_restore_trusts_nothing(used, message):
+    """A record that no allocator can have saved ends in the error of the call that it implies."""
+    with pytest.raises(AllocatorError, match=message):
+        AddressAllocator.restore(AddressState(0, 0xFF, used))
 
 
 def test_iteration_sees_one_moment():

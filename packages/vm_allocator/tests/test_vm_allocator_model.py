@@ -182,6 +182,13 @@ class AddressModel(RuleBasedStateMachine):
         with pytest.raises((FreeError, OutOfRange)):
             self.space.free(wrong)
 
+    @rule()
+    def save_and_restore(self):
+        """The copy takes the place of what it is a copy of."""
+        restored = AddressAllocator.restore(self.space.save())
+        assert restored == self.space
+        self.space = restored
+
     @invariant()
     def listings_agree(self):
         if not hasattr(self, "space"):
@@ -252,12 +259,20 @@ class IdModel(RuleBasedStateMachine):
         self.ids.free(id_)
         self.state[id_] = "released"
 
+    @rule()
+    def save_and_restore(self):
+        """The copy takes the place of what it is a copy of."""
+        restored = IdAllocator.restore(self.ids.save())
+        assert restored == self.ids
+        self.ids = restored
+
     @invariant()
     def queries_agree(self):
         if not hasattr(self, "ids"):
             return
         for id_, state in self.state.items():
             assert self.ids.is_allocated(id_) == (state == "used")
+        assert self.ids.used() == tuple(i for i, state in self.state.items() if state == "used")
         assert self.ids.available == sum(state != "used" for state in self.state.values())
 
 

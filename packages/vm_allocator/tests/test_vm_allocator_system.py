@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from vm_allocator import (
+    RAM,
+    Allocation,
     AlreadyReleased,
     ExactMatch,
     GsiAllocator,
     IdAllocator,
     IdInUse,
+    IdState,
     InvalidRange,
     LastMatch,
     NeverAllocated,
@@ -82,6 +87,21 @@ def test_reserving_again_and_again_leaves_nothing_behind():
     assert ids.allocate() == 0
 
 
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (IdState(0, 7, (1, 1), ()), IdInUse),
+        (IdState(0, 7, (1,), (1,)), IdInUse),
+        (IdState(0, 7, (8,), ()), OutOfRange),
+        (IdState(7, 0, (), ()), InvalidRange),
+    ],
+)
+def test_ids_restore_trusts_nothing(state, error):
+    """A record that no allocator can have saved is refused."""
+    with pytest.raises(error):
+        IdAllocator.restore(state)
+
+
 def test_id_range_must_be_one():
     """The end may not lie before the base."""
     with pytest.raises(InvalidRange):
@@ -101,6 +121,15 @@ def test_pins_and_msi_gsis_do_not_mix():
     for gsi in (4, 4096):
         with pytest.raises(OutOfRange, match="is not inside 0x5-0xfff"):
             gsis.free(gsi)
+
+
+def test_restored_gsis_cannot_be_pin_and_route_at_once():
+    """Where the routes begin is said by where the pins end, not by the record."""
+    pins, msi = GsiAllocator().save()
+    restored = GsiAllocator.restore((pins, msi._replace(base=5)))
+    assert restored == GsiAllocator()
+    with pytest.raises(OutOfRange):
+        GsiAllocator.restore((pins, msi._replace(base=5, used=(23,))))
 
 
 def test_ram_is_registered_from_the_start():
@@ -132,6 +161,85 @@ def test_windows_share_one_map():
         system.allocate_platform_mmio(0x1_0000)
     system.free_mmio(first)
     assert system.allocate_platform_mmio(0x1000).start == 0xC000_0000
+
+
+def test_windows_for_32_bit_addresses_end_below_4_gib():
+    """Only the 64-bit PCI window may lie above."""
+    low, high = Range(0xC000_0000, 0xC000_FFFF), Range(0xFFFF_F000, 0x1_0000_0FFF)
+    for windows in ({"platform_mmio": high}, {"pci_mmio32": high}):
+        everywhere = dict.fromkeys(("platform_mmio", "pci_mmio32", "pci_mmio64"), low)
+        with pytest.raises(OutOfRange, match="0xfffff000-0x100000fff is not inside 0x0-0xffffffff"):
+            SystemAllocator([], **(everywhere | windows))
+
+
+def test_platform_map_is_what_the_guest_is_told():
+    """RAM, devices, ports and interrupts in order; RAM is cut out of the PCI windows."""
+    system = make_system()
+    system.allocate_pci_mmio64(0x1000, owner="BAR")
+    ioapic = Range.sized(0xFEC0_0000, 0x1000)
+    system.physical.reserve(ioapic, "IOAPIC")
+    system.allocate_pio(8, policy=ExactMatch(0x3F8), owner="COM1")
+    system.gsis.allocate_msi()
+    system.gsis.allocate_pin()
+    told = system.platform_map()
+    assert told.ram == (Range(0, 0xBFFF_FFFF), Range(0x1_0000_0000, 0x1_0FFF_FFFF))
+    assert told.devices == (
+        Allocation(ioapic, "IOAPIC"),
+        Allocation(Range.sized(0x1_1000_0000, 0x1000), "BAR"),
+    )
+    assert told.platform_mmio == Range(0xC000_0000, 0xC000_FFFF)
+    assert told.pci_mmio32 == (Range(0xC001_0000, 0xFEBF_FFFF),)
+    assert told.pci_mmio64 == (Range(0x1_1000_0000, 0x2_FFFF_FFFF),)
+    assert told.ports == (Allocation(Range(0x3F8, 0x3FF), "COM1"),)
+    assert told.gsis == (5, 24)
+
+
+def test_memory_in_the_middle_splits_a_window():
+    """Memory that is plugged into a window leaves a piece on each side, or none at all."""
+    system = make_system()
+    system.physical.reserve(Range(0x2_0000_0000, 0x2_0FFF_FFFF), RAM)
+    told = system.platform_map()
+    assert told.pci_mmio64 == (
+        Range(0x1_1000_0000, 0x1_FFFF_FFFF),
+        Range(0x2_1000_0000, 0x2_FFFF_FFFF),
+    )
+    full = SystemAllocator(
+        [(0, 1 << 32)],
+        **dict.fromkeys(("platform_mmio", "pci_mmio32", "pci_mmio64"), Range(0x1000, 0xFFFF)),
+    )
+    assert full.platform_map().pci_mmio32 == ()
+
+
+def test_system_comes_back_from_its_record():
+    """Everything, windows and released interrupts included, and through JSON."""
+    system = make_system()
+    system.allocate_pci_mmio32(0x1000, policy=LastMatch, owner="BAR 0")
+    system.allocate_pio(8, owner="port")
+    system.gsis.free(system.gsis.allocate_pin())
+    restored = SystemAllocator.restore(json.loads(json.dumps(system.save())))
+    assert restored == system
+    assert restored.platform_map() == system.platform_map()
+    with pytest.raises(AlreadyReleased):
+        restored.gsis.free(5)
+    assert restored.allocate_pci_mmio32(0x1000, policy=LastMatch).end == 0xFEBF_EFFF
+    assert restored != system
+    assert restored != "system"
+
+
+def test_system_is_readable():
+    """`str()` shows memory, ports and interrupts."""
+    system = make_system()
+    system.allocate_pio(8, policy=ExactMatch(0x3F8), owner="COM1")
+    system.gsis.allocate_pin()
+    lines = str(system).splitlines()
+    assert lines[:2] == ["memory", "0x0-0xbfffffff  RAM"]
+    assert lines[-5:] == [
+        "0x0-0x3f7  (free)",
+        "0x3f8-0x3ff  COM1",
+        "0x400-0xffff  (free)",
+        "",
+        "interrupts in use: 5",
+    ]
 
 
 def test_ports_end_at_64_kib():

@@ -15,7 +15,11 @@ vm_allocator.errors.Overlap: 0xc0000800-0xc000080f overlaps 0xc0000000-0xc0000ff
 `IdAllocator` does the same for single numbers, `GsiAllocator` for interrupt lines, and
 `SystemAllocator` holds one virtual machine's memory map, I/O ports and interrupts together.
 
-This package knows nothing of KVM, buses or devices. Nothing in it locks: one thread at a time.
+This package knows nothing of KVM, buses or devices.
+
+Threads: each allocator stands for itself, and one is to be used by one thread at a time. Nothing
+in here locks, because a lock in here would not be enough: whoever takes a range must put a device
+there in the same breath. Any lock of the owner will do.
 """
 
 from vm_allocator.address import AddressAllocator
@@ -38,13 +42,17 @@ from vm_allocator.errors import (
     ResourceNotAvailable,
     UnalignedAddress,
 )
+from vm_allocator.gsis import GsiAllocator
 from vm_allocator.ids import IdAllocator
 from vm_allocator.policy import BestFit, ExactMatch, FirstMatch, LastMatch, Policy
 from vm_allocator.ranges import Allocation, Range
-from vm_allocator.system import GsiAllocator, SystemAllocator
+from vm_allocator.states import AddressState, GsiState, IdState, SystemState
+from vm_allocator.system import RAM, PlatformMap, SystemAllocator
 
 __all__ = [
+    "RAM",
     "AddressAllocator",
+    "AddressState",
     "Allocation",
     "AllocatorError",
     "AlreadyReleased",
@@ -53,8 +61,10 @@ __all__ = [
     "FirstMatch",
     "FreeError",
     "GsiAllocator",
+    "GsiState",
     "IdAllocator",
     "IdInUse",
+    "IdState",
     "InvalidAlignment",
     "InvalidRange",
     "InvalidSize",
@@ -66,10 +76,12 @@ __all__ = [
     "OutOfRange",
     "Overlap",
     "PartialFree",
+    "PlatformMap",
     "Policy",
     "Range",
     "RequestError",
     "ResourceNotAvailable",
     "SystemAllocator",
+    "SystemState",
     "UnalignedAddress",
 ]

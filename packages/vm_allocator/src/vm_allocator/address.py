@@ -21,9 +21,11 @@ from vm_allocator.errors import (
 )
 from vm_allocator.policy import BestFit, ExactMatch, FirstMatch, LastMatch
 from vm_allocator.ranges import Range
+from vm_allocator.states import AddressState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from vm_allocator.policy import Policy
     from vm_allocator.ranges import Allocation
@@ -135,6 +137,26 @@ class AddressAllocator:
         """Everything free, in address order, adjacent pieces as one."""
         return tuple(Range.sized(low, gap) for low, gap in self._map.pieces())
 
+    def save(self) -> AddressState:
+        """All there is to know, for `restore`."""
+        used = tuple((one.range.start, one.range.end, one.owner) for one in self)
+        return AddressState(self.base, self.end, used)
+
+    @classmethod
+    def restore(cls, state: AddressState) -> Self:
+        """An allocator equal to the one that was saved.
+
+        Raises:
+            InvalidSize, InvalidRange: the space, or a range in use, is none.
+            OutOfRange: a range in use is not inside the space.
+            Overlap: two ranges in use share an address.
+        """
+        base, end, used = state
+        allocator = cls(base, end - base + 1)
+        for start, last, owner in used:
+            allocator.reserve(Range(start, last), owner)
+        return allocator
+
     def _window(self, within: Range) -> Range:
         if not self._space.contains(within):
             raise OutOfRange(within.start, within.end, self._space)
@@ -193,9 +215,13 @@ class AddressAllocator:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AddressAllocator):
             return NotImplemented
-        return self._space == other._space and self.used() == other.used()
+        return self.save() == other.save()
 
     __hash__ = None  # type: ignore[assignment] # changes, so it cannot be a key
+
+    def __copy__(self) -> Self:
+        """An allocator of its own with the same ranges in use."""
+        return self.restore(self.save())
 
     def __repr__(self) -> str:
         return f"<AddressAllocator {self._space}: {self._map.count} in use>"

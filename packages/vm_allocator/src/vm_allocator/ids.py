@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
 
 from vm_allocator.errors import (
     AlreadyReleased,
@@ -12,6 +13,10 @@ from vm_allocator.errors import (
     OutOfRange,
 )
 from vm_allocator.ranges import Range
+from vm_allocator.states import IdState
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class IdAllocator:
@@ -116,6 +121,39 @@ class IdAllocator:
     def _check(self, id: int) -> None:  # noqa: A002 - the plain word
         if not self.base <= id <= self.end:
             raise OutOfRange(id, id, self._range)
+
+    def used(self) -> tuple[int, ...]:
+        """All identifiers in use, in order."""
+        return tuple(sorted(self._used))
+
+    def save(self) -> IdState:
+        """All there is to know, for `restore`."""
+        released = sorted([*self._released, *self._released_early])
+        return IdState(self.base, self.end, self.used(), tuple(released))
+
+    @classmethod
+    def restore(cls, state: IdState) -> Self:
+        """An allocator equal to the one that was saved.
+
+        Raises:
+            InvalidRange: `base` is after `end`, or one of them is not in 0..2^64 - 1.
+            OutOfRange: an identifier is not between them.
+            IdInUse: one is there twice, or both in use and released.
+        """
+        base, end, used, released = state
+        allocator = cls(base, end)
+        for id_ in (*used, *released):
+            allocator.reserve(id_)
+        for id_ in released:
+            allocator.free(id_)
+        return allocator
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IdAllocator):
+            return NotImplemented
+        return self.save() == other.save()
+
+    __hash__ = None  # type: ignore[assignment] # changes, so it cannot be a key
 
     def __repr__(self) -> str:
         return f"<IdAllocator {self.base}-{self.end}: {len(self._used)} in use>"

@@ -8,72 +8,69 @@ caller's knowledge.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 from vm_allocator.address import AddressAllocator
 from vm_allocator.errors import OutOfRange
-from vm_allocator.ids import IdAllocator
+from vm_allocator.gsis import GsiAllocator
 from vm_allocator.policy import FirstMatch
-from vm_allocator.ranges import Range
+from vm_allocator.ranges import Allocation, Range
+from vm_allocator.states import SystemState
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from typing import Final, Self
 
     from vm_allocator.policy import Policy
 
 #: The smallest unit of MMIO that a guest can map on its own.
 PAGE_SIZE = 0x1000
+#: The owner of guest memory in `SystemAllocator.physical`.
+RAM: Final = "RAM"
+
+_BELOW_4_GIB = Range(0, (1 << 32) - 1)
 
 
-class GsiAllocator:
-    """Global system interrupts: first the pins of the IOAPIC, behind them GSIs for MSI routes.
+class PlatformMap(NamedTuple):
+    """What a guest must be told of its platform, for e820, ACPI or device trees to be made from.
 
-    Pins below `first_pin` belong to legacy devices. KVM routes GSIs below 4096
-    (KVM_MAX_IRQ_ROUTES, <linux/kvm_host.h>).
+    Everything is in address order. A record does not change when its allocator does.
+
+    Attributes:
+        ram: memory: e820 type 1, `memory` nodes.
+        devices: everything else in use of the physical space.
+        platform_mmio: the window for devices that are not on PCI.
+        pci_mmio32: what a PCI host bridge decodes below 4 GiB: the window without RAM.
+        pci_mmio64: the same of the 64-bit window.
+        ports: I/O ports in use.
+        gsis: interrupt pins and MSI routes in use.
     """
 
-    __slots__ = ("msi", "pins")
-
-    def __init__(self, first_pin: int = 5, last_pin: int = 23, last_gsi: int = 4095) -> None:
-        self.pins = IdAllocator(first_pin, last_pin)
-        self.msi = IdAllocator(last_pin + 1, last_gsi)
-
-    def allocate_pin(self) -> int:
-        """The lowest free pin; raises NoFreeId."""
-        return self.pins.allocate()
-
-    def allocate_msi(self) -> int:
-        """The lowest free GSI behind the pins; raises NoFreeId."""
-        return self.msi.allocate()
-
-    def reserve(self, gsi: int) -> None:
-        """Take exactly `gsi`; raises OutOfRange, IdInUse."""
-        self._allocator_of(gsi).reserve(gsi)
-
-    def free(self, gsi: int) -> None:
-        """Give `gsi` back; raises OutOfRange, NeverAllocated, AlreadyReleased."""
-        self._allocator_of(gsi).free(gsi)
-
-    def _allocator_of(self, gsi: int) -> IdAllocator:
-        if not self.pins.base <= gsi <= self.msi.end:
-            raise OutOfRange(gsi, gsi, Range(self.pins.base, self.msi.end))
-        return self.pins if gsi <= self.pins.end else self.msi
+    ram: tuple[Range, ...]
+    devices: tuple[Allocation, ...]
+    platform_mmio: Range
+    pci_mmio32: tuple[Range, ...]
+    pci_mmio64: tuple[Range, ...]
+    ports: tuple[Allocation, ...]
+    gsis: tuple[int, ...]
 
 
 class SystemAllocator:
     """Everything that devices of one virtual machine can be given.
 
-    Not safe to change from two threads at once: the owner of the allocator locks.
+    Not safe to use from two threads at once: the owner of the allocator locks.
 
     Attributes:
         physical: the guest physical address space; RAM is in it from the start. Use its
             `reserve` for fixed devices and its `free` for every MMIO range.
         pio: the I/O ports.
         gsis: the interrupt lines.
-        platform_mmio: window for devices that are not on PCI.
-        pci_mmio32: window for 32-bit PCI BARs.
+        platform_mmio: window for devices that are not on PCI, below 4 GiB.
+        pci_mmio32: window for 32-bit PCI BARs, below 4 GiB.
         pci_mmio64: window for 64-bit PCI BARs.
 
     Raises:
+        OutOfRange: a window that must end below 4 GiB does not.
         Overlap: two ranges of RAM share an address.
     """
 
@@ -89,6 +86,9 @@ class SystemAllocator:
         gsis: GsiAllocator | None = None,
     ) -> None:
         """Start with RAM at each (start, size) and 64 KiB of free I/O ports."""
+        for window in (platform_mmio, pci_mmio32):
+            if not _BELOW_4_GIB.contains(window):
+                raise OutOfRange(window.start, window.end, _BELOW_4_GIB)
         self.platform_mmio = platform_mmio
         self.pci_mmio32 = pci_mmio32
         self.pci_mmio64 = pci_mmio64
@@ -96,7 +96,7 @@ class SystemAllocator:
         self.pio = AddressAllocator(0, 1 << 16)
         self.gsis = GsiAllocator() if gsis is None else gsis
         for start, size in ram:
-            self.physical.reserve(Range.sized(start, size), "RAM")
+            self.physical.reserve(Range.sized(start, size), RAM)
 
     def allocate_platform_mmio(
         self, size: int, alignment: int = PAGE_SIZE, policy: Policy = FirstMatch, *, owner: str = ""
@@ -132,5 +132,69 @@ class SystemAllocator:
         """Give I/O ports back; raises as `AddressAllocator.free`."""
         self.pio.free(range)
 
+    def platform_map(self) -> PlatformMap:
+        """What the guest must be told, as of now."""
+        used = self.physical.used()
+        ram = tuple(one.range for one in used if one.owner == RAM)
+        return PlatformMap(
+            ram=ram,
+            devices=tuple(one for one in used if one.owner != RAM),
+            platform_mmio=self.platform_mmio,
+            pci_mmio32=tuple(_without(ram, self.pci_mmio32)),
+            pci_mmio64=tuple(_without(ram, self.pci_mmio64)),
+            ports=self.pio.used(),
+            gsis=self.gsis.used(),
+        )
+
+    def save(self) -> SystemState:
+        """All there is to know, for `restore`."""
+        windows = (self.platform_mmio, self.pci_mmio32, self.pci_mmio64)
+        ends = [(window.start, window.end) for window in windows]
+        return SystemState(self.physical.save(), self.pio.save(), self.gsis.save(), *ends)
+
+    @classmethod
+    def restore(cls, state: SystemState) -> Self:
+        """An allocator equal to the one that was saved.
+
+        Raises:
+            AllocatorError: as `AddressAllocator.restore` and `IdAllocator.restore`, and
+                OutOfRange as for a new one.
+        """
+        physical, pio, gsis, platform_mmio, pci_mmio32, pci_mmio64 = state
+        allocator = cls(
+            (),
+            platform_mmio=Range(*platform_mmio),
+            pci_mmio32=Range(*pci_mmio32),
+            pci_mmio64=Range(*pci_mmio64),
+            gsis=GsiAllocator.restore(gsis),
+        )
+        allocator.physical = AddressAllocator.restore(physical)
+        allocator.pio = AddressAllocator.restore(pio)
+        return allocator
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SystemAllocator):
+            return NotImplemented
+        return self.save() == other.save()
+
+    __hash__ = None  # type: ignore[assignment] # changes, so it cannot be a key
+
     def __repr__(self) -> str:
-        return f"<SystemAllocator {self.physical!r} {self.pio!r}>"
+        return f"<SystemAllocator {self.physical!r} {self.pio!r} {self.gsis!r}>"
+
+    def __str__(self) -> str:
+        """Listings of the physical space and the ports, and the interrupt lines in use."""
+        lines = ", ".join(map(str, self.gsis.used())) or "none"
+        return f"memory\n{self.physical}\n\nports\n{self.pio}\n\ninterrupts in use: {lines}"
+
+
+def _without(ram: Iterable[Range], window: Range) -> Iterator[Range]:
+    """The pieces of a window that no range of `ram`, which is in order, has a part of."""
+    start = window.start
+    for one in ram:
+        if one.overlaps(window):
+            if start < one.start:
+                yield Range(start, one.start - 1)
+            start = one.end + 1
+    if start <= window.end:
+        yield Range(start, window.end)
