@@ -309,6 +309,19 @@ def test_restore_trusts_nothing(used, message):
         AddressAllocator.restore(AddressState(0, 0xFF, used))
 
 
+def test_equal_maps_come_about_in_any_order():
+    """What was taken and given back on the way leaves no trace, best fit's own tree included."""
+    straight, detour = AddressAllocator(0, 0x1000), AddressAllocator(0, 0x1000)
+    straight.reserve(Range(0x100, 0x1FF), "device")
+    passing = [detour.allocate(0x40, policy=BestFit) for _ in range(20)]
+    for taken in passing:
+        detour.free(taken)
+    detour.reserve(Range(0x100, 0x1FF), "device")
+    assert detour == straight
+    for policy in (FirstMatch, LastMatch, BestFit):
+        assert detour.allocate(0x30, 0x20, policy) == straight.allocate(0x30, 0x20, policy)
+
+
 def test_iteration_sees_one_moment():
     """Whoever frees what he iterates over misses nothing."""
     space = AddressAllocator(0, 0x100)

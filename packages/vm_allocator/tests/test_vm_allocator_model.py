@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -216,6 +218,24 @@ class AddressModel(RuleBasedStateMachine):
             check_node(map_._by_size._tree.root)
             by_size = [(gap, low) for _, low, gap in map_._by_size._tree.entries()]
             assert by_size[1:] == sorted((gap, low) for low, gap in map_.pieces())
+
+
+@pytest.mark.parametrize("policy", [FirstMatch, LastMatch, BestFit])
+def test_a_large_tree_stays_in_order(policy):
+    """Nodes of the real order, three levels of them, filled and emptied at random."""
+    draw = random.Random(1)  # noqa: S311 - a test's choice
+    space = AddressAllocator(0x1000, 1 << 20)
+    live = []
+    for goal in (9000, 200, 5000, 0):
+        while len(live) != goal:
+            if len(live) > goal or (live and draw.random() < 0.3):
+                space.free(live.pop(draw.randrange(len(live))))
+            else:
+                live.append(space.allocate(draw.randrange(1, 60), draw.choice([1, 16]), policy))
+        assert [one.range for one in space.used()] == sorted(live, key=lambda one: one.start)
+        depth = check_node(space._map._tree.root)
+        assert depth == {9000: 2, 5000: 2, 200: 1, 0: 0}[goal]
+    assert space.free_ranges() == (space.space,)
 
 
 class IdModel(RuleBasedStateMachine):
