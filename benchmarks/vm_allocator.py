@@ -50,6 +50,7 @@ def main() -> int:
 
     goals = [
         Goal("first-match-1k", median("first 1k"), 8),
+        Goal("first-match-100k", median("first 100k"), 2 * 8),
         Goal("first-match-100k-to-1k", median("first 100k") / median("first 1k"), 2),
         Goal("frag20k", median("frag20k"), 20),
         Goal("free-100k", median("free 100k"), 6),

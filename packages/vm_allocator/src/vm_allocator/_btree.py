@@ -140,7 +140,8 @@ class Inner:
         if came >= self.gaps[index]:
             self.gaps[index] = came
         elif went == self.gaps[index]:
-            self.gaps[index] = max(child.gaps)
+            # Often nothing is left: any() finds that out in a third of the time of max().
+            self.gaps[index] = max(child.gaps) if any(child.gaps) else 0
 
     def _repair(self, index: int) -> None:
         """Make the child at `index`, which is too small or too large, a proper one again.
