@@ -26,5 +26,6 @@ def table_reader(tmp_path_factory):
     word = ctypes.c_uint64
     loaded.table_read.argtypes = [ctypes.c_char_p, word, ctypes.c_char_p, word]
     loaded.table_write.argtypes = [ctypes.c_char_p, word, ctypes.c_char_p, word]
+    loaded.table_touch.argtypes = [ctypes.c_char_p, word, word]
     loaded.table_count_up.argtypes = [ctypes.c_char_p, word, word, word]
     return loaded

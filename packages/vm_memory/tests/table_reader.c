@@ -56,6 +56,15 @@ int table_write(const uint64_t *table, uint64_t address, const void *from, uint6
     return OK;
 }
 
+/* A device that writes to each page once. */
+int table_touch(const uint64_t *table, uint64_t address, uint64_t pages)
+{
+    for (uint64_t page = 0; page < pages; page++)
+        if (table_write(table, address + (page << table[3]), "x", 1) != OK)
+            return OUTSIDE;
+    return OK;
+}
+
 /* A device that never rests: counts up in one word of each of `pages` pages, one after the other. */
 int table_count_up(const uint64_t *table, uint64_t address, uint64_t pages, uint64_t rounds)
 {

@@ -266,3 +266,65 @@ def test_guest_mistakes_have_one_base():
     assert issubclass(MisalignedAccess, GuestAccessError)
     assert issubclass(GuestAccessError, VmMemoryError)
     assert not issubclass(MemoryRegionOverlap, GuestAccessError)
+
+
+class Index:
+    """A number that only has __index__."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __index__(self):
+        return self.number
+
+
+def test_whatever_is_an_index_is_a_number(memory):
+    """Addresses and sizes, right and wrong ones, with the errors that integers get."""
+    memory.write(Index(0x10), b"index")
+    assert memory.read(Index(0x10), Index(5)) == b"index"
+    assert memory.load(Index(0x10), Index(1)) == ord("i")
+    with pytest.raises(InvalidGuestAddress, match="no guest memory at 0x2000"):
+        memory.read(Index(0x2000), Index(4))
+    with pytest.raises(InvalidGuestAddress, match=f"no guest memory at {TOP:#x}"):
+        memory.read(Index(TOP), 4)
+    with pytest.raises(ValueError, match="a size cannot be negative, as -1 is"):
+        memory.read(0, Index(-1))
+    with pytest.raises(PartialBuffer):
+        memory.read(0, Index(TOP))
+    for call in (lambda: memory.read(0.0, 4), lambda: memory.read(0, "4"), lambda: memory.load(0)):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_reachable_is_up_to_the_first_hole(memory):
+    """The number behind check_range."""
+    for address, size, reached in [
+        (0, 0x5000, 0x2000),
+        (0x1FFF, 2, 1),
+        (0x2000, 1, 0),
+        (TOP - 2, 5, 2),
+        (TOP, 1, 0),
+        (-1, 1, 0),
+        (0x10, 0, 0),
+    ]:
+        assert memory.reachable(address, size) == reached
+
+
+def test_a_closed_region_is_no_hole(memory):
+    """An access that comes to it is a ValueError, also on its way from another region."""
+    memory.regions[1].close()
+    for access in (
+        lambda: memory.read(0xFFE, 4),
+        lambda: memory.write(0xFFE, b"four"),
+        lambda: memory.iovec(0xFFE, 4),
+        lambda: memory.check_range(0xFFE, 4),
+    ):
+        with pytest.raises(ValueError, match="<GuestRegion 0x1000-0x1fff> is closed"):
+            access()
+    assert memory.read(0xFFE, 2) == b"fo"  # as far as a write comes
+
+
+def test_an_empty_view_is_like_any_other(memory):
+    """Writable unless asked otherwise; nothing is borrowed."""
+    assert not memory.view(0x2000, 0).readonly
+    assert memory.view(0x2000, 0, writable=False).readonly

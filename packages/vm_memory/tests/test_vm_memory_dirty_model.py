@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from vm_memory import DirtyBitmap
-from vm_memory.dirty import dirty_runs
+from vm_memory import DIRTY_PAGE_SIZE as PAGE
+from vm_memory import DirtyBitmap, GuestMemory
 
 SIZE = 8 * 150  # more than two words of bits
 offsets = st.integers(0, SIZE - 1)
@@ -72,14 +72,23 @@ class BitmapModel(RuleBasedStateMachine):
 TestBitmapModel = BitmapModel.TestCase
 
 
-@given(st.lists(st.booleans(), max_size=300), st.booleans())
-def test_runs_are_the_set_bits(bits, full):
-    """The runs name each set page once, in order, and no two of them touch."""
-    bits = bits + [False] * (-len(bits) % 64) + [full] * 64
-    log = sum(1 << page for page, bit in enumerate(bits) if bit).to_bytes(len(bits) // 8, "little")
-    runs = list(dirty_runs(log))
-    assert [page for first, count in runs for page in range(first, first + count)] == [
-        page for page, bit in enumerate(bits) if bit
+@given(st.lists(st.booleans(), max_size=200), st.booleans(), st.integers(1, 130))
+def test_harvests_are_the_runs_of_dirty_pages(bits, full, border):
+    """Each dirty page is in one piece, in order, and no two pieces touch, also across a border."""
+    bits = bits + [full] * 64
+    border = min(border, len(bits) - 1)
+    parts = [bits[:border], bits[border:]]
+    with GuestMemory.from_ranges(
+        [(0, border * PAGE), (border * PAGE, (len(bits) - border) * PAGE)], track_dirty=True
+    ) as memory:
+        for region, part in zip(memory.regions, parts, strict=True):
+            log = sum(1 << page for page, bit in enumerate(part) if bit)
+            region.dirty.merge(log.to_bytes(-(-len(part) // 64) * 8, "little"))
+        pieces = memory.get_and_reset_dirty()
+        assert memory.get_and_reset_dirty() == []
+    found = [
+        page for start, size in pieces for page in range(start // PAGE, (start + size) // PAGE)
     ]
-    assert all(a + n < b for (a, n), (b, _) in pairwise(runs))
-    assert all(count > 0 for _, count in runs)
+    assert found == [page for page, bit in enumerate(bits) if bit]
+    assert all(a + n < b for (a, n), (b, _) in pairwise(pieces))
+    assert all(size > 0 for _, size in pieces)

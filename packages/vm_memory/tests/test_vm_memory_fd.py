@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from vm_memory import GuestMemory, InvalidGuestAddress, PartialBuffer
+from vm_memory import GuestMemory, GuestRegion, InvalidGuestAddress, PartialBuffer
 
 
 @pytest.fixture
@@ -216,8 +217,45 @@ def test_no_pieces_is_no_bytes(memory, pipe):
 def test_more_pieces_than_one_call_takes(memory, pipe):
     """IOV_MAX is the kernel's: nothing is moved, rather than a packet cut off."""
     _source, sink = pipe
+    assert memory.writev(sink.fileno(), [(0, 1)] * 1024) == 1024
     with pytest.raises(OSError, match="Invalid argument"):
         memory.writev(sink.fileno(), [(0, 1)] * 1025)
+
+
+def test_an_error_says_how_much_went_before(memory, tmp_path):
+    """A file that may not grow further: part of the bytes, then EFBIG with their number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with (tmp_path / "out").open("w+b", buffering=0) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large") as caught:
+                memory.write_to_fd(0, file, 0x2000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, previous)
+        assert caught.value.completed == 5000
+        assert os.fstat(file.fileno()).st_size == 5000
+
+
+def test_signals_are_heard_while_data_flows():
+    """A handler runs between the calls of a long transfer, and what it raises ends that."""
+
+    def handler(_number, _frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    zero = os.open("/dev/zero", os.O_RDONLY)
+    with GuestMemory([GuestRegion.anonymous(n << 20, 1 << 20) for n in range(4096)]) as large:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            started = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                large.read_from_fd(0, zero, 4096 << 20)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+            os.close(zero)
+        assert time.monotonic() - started < 60
 
 
 def test_messages_keep_their_borders(memory):

@@ -212,3 +212,19 @@ def test_a_dump_holds_every_byte_of_the_range(layout, base, before, size):
         wanted = range(address, address + size)
         assert found == {n: model[n] for n in wanted if n in model}
         assert holes == {n for n in wanted if n not in model}
+
+
+def test_closed_memory_is_no_hole():
+    """As every other access, and not "no memory"."""
+    memory = GuestMemory.from_ranges([(0, 0x1000)])
+    memory.close()
+    with pytest.raises(ValueError, match="is closed"):
+        hexdump(memory, 0, 16)
+    with pytest.raises(ValueError, match="is closed"):
+        list(search(memory, b"x"))
+
+
+def test_a_pattern_is_bytes():
+    """A number is none, though bytes(4) would be four zeros."""
+    with GuestMemory.from_ranges([(0, 0x1000)]) as memory, pytest.raises(TypeError):
+        search(memory, 4)

@@ -211,3 +211,13 @@ def spread(ranges):
 
 TestIotlbModel = IotlbModel.TestCase
 TestIotlbModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_numbers_and_rights_are_checked():
+    """Only integers are addresses, and only the four rights there are."""
+    iotlb = Iotlb()
+    with pytest.raises(TypeError):
+        iotlb.set_mapping(0.5, 0, 1, Permissions.READ)
+    with pytest.raises(ValueError, match="are no permissions"):
+        iotlb.set_mapping(0, 0, 1, 7)
+    assert len(iotlb) == 0

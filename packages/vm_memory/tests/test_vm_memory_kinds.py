@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -192,9 +195,140 @@ def test_adopted_mappings_belong_to_their_region():
 def test_read_only_mappings_are_not_guest_memory():
     """Every region can be written."""
     mapping = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)
-    with pytest.raises(BufferError):
+    with pytest.raises(InvalidRegion, match="its mapping cannot be written"):
         GuestRegion(0, mapping)
     mapping.close()
+
+
+def test_only_mmap_objects_are_adopted():
+    """What cannot be closed, or begins at any address, is no guest memory."""
+    for other in (bytearray(PAGE), memoryview(bytearray(PAGE)), b"", 5):
+        with pytest.raises(TypeError, match="guest memory belongs to mmap objects"):
+            GuestRegion(0, other)
+    for regions in ([(0, PAGE)], [5]):
+        with pytest.raises(TypeError, match="is no GuestRegion: from_ranges takes numbers"):
+            GuestMemory(regions)
+
+
+class Complaining(mmap.mmap):
+    """An mmap object whose close calls somebody else first, and may fail."""
+
+    before = None
+    error = None
+
+    def close(self):
+        if self.before is not None:
+            self.before()
+        if self.error is not None:
+            raise self.error
+        super().close()
+
+
+def test_a_region_survives_what_its_mapping_does_on_close():
+    """Re-entrance is the second call of close, and a failure leaves the region as it was."""
+    mapping = Complaining(-1, PAGE)
+    region = GuestRegion(0, mapping)
+    mapping.before = region.close
+    for error in (BufferError("mine"), RuntimeError("mine"), KeyboardInterrupt()):
+        mapping.error = error
+        with pytest.raises(type(error)):
+            region.close()
+        assert not region.closed
+        region.memory[0] = 5
+        assert region.memory[0] == 5
+    mapping.error = None
+    region.close()
+    assert region.closed
+    assert mapping.closed
+
+
+def test_closing_says_closed_to_other_threads():
+    """While the host takes large memory away, an access is a ValueError, not the guest's fault.
+
+    The wrong behaviour: for the time of munmap(2) the memory looked like a hole.
+    """
+    wrong = []
+    for _ in range(5):
+        memory = GuestMemory.from_ranges([(0, 128 << 20)])
+        memory.regions[0].prefault()
+        running = threading.Event()
+
+        def access(memory=memory, running=running):
+            while True:
+                try:
+                    memory.load(0, 8)
+                    running.set()
+                except ValueError:
+                    return
+                except Exception as error:  # noqa: BLE001 - any other is what is looked for
+                    wrong.append(error)
+                    return
+
+        thread = threading.Thread(target=access)
+        thread.start()
+        running.wait()
+        memory.close()
+        thread.join()
+    assert wrong == []
+
+
+def test_cycles_with_views_are_collected():
+    """A subclass that keeps a view of itself, and a map, goes when nobody knows it any more."""
+
+    class Keeper(GuestRegion):
+        __slots__ = ("__weakref__", "map", "view")
+
+    region = Keeper(0, mmap.mmap(-1, PAGE))
+    region.view = region.memory
+    region.map = GuestMemory([region])
+    seen = weakref.ref(region)
+    del region
+    gc.collect()
+    assert seen() is None
+
+
+def test_files_in_huge_pages_are_mapped_whole(huge_pages):
+    """Memory in hugetlbfs of another process, at any address; odd sizes are refused."""
+    fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+    os.truncate(fd, 2 * HUGE)
+    with GuestRegion.from_fd(0x1000, 2 * HUGE, fd) as region:
+        assert region.host_address % HUGE == 0
+        region.memory[HUGE] = 5
+        assert region.memory[HUGE] == 5
+    before = mapped_kib()
+    for _ in range(50):
+        with pytest.raises(
+            MappingFailed, match="in huge pages of 0x200000 bytes, which come whole"
+        ):
+            GuestRegion.from_fd(0, PAGE, fd)
+    assert mapped_kib() - before < HUGE >> 10
+    os.close(fd)
+
+
+def mapped_kib():
+    """The size of this process's address space."""
+    (size,) = re.findall(
+        r"^VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
+    return int(size)
+
+
+def test_late_failures_close_the_file(file_fd):
+    """What goes wrong after the file was opened, or duplicated, leaves no descriptor behind."""
+    before = open_descriptors()
+    for attempt in (
+        lambda: GuestRegion.memfd(0.0, PAGE),
+        lambda: GuestRegion.from_fd(0.0, PAGE, file_fd),
+        lambda: GuestRegion.guest_memfd(0.0, PAGE, file_fd),
+    ):
+        with pytest.raises(TypeError):
+            attempt()
+    for offset in (-1, 1 << 63, (1 << 64) + 5):
+        with pytest.raises(InvalidRegion, match=f"no file has an offset of {offset}"):
+            GuestRegion.guest_memfd(0, PAGE, file_fd, offset)
+    with pytest.raises(MappingFailed):
+        GuestRegion.guest_memfd(0, PAGE, 1 << 40)
+    assert open_descriptors() == before
 
 
 @pytest.fixture

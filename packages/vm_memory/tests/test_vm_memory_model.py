@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from hypothesis import settings
@@ -124,6 +125,7 @@ class MemoryModel(RuleBasedStateMachine):
     def read(self, address, size):
         error, completed = self.expect(address, size)
         assert self.memory.check_range(address, size) == (error is None)
+        assert self.memory.reachable(address, size) == completed
         data = self.attempt(error, completed, lambda: self.memory.read(address, size))
         views = self.attempt(error, completed, lambda: self.memory.iovec(address, size, False))
         if error is None:
@@ -260,6 +262,45 @@ class MemoryModel(RuleBasedStateMachine):
             assert os.pread(fd, len(data) + 1, len(data)) == there
         finally:
             os.close(fd)
+
+    @rule(first=near, second=near, data=payloads.filter(bool), split=st.integers(0, 40))
+    def messages(self, first, second, data, split):
+        """One datagram into two places and out of them; a long one is cut, a short one is short."""
+        parts = [(first, data[:split]), (second, data[split:])]
+        spans = [(address, len(part)) for address, part in parts]
+        wrong = next((e for e in (self.expect(*span) for span in spans) if e[0]), (None, 0))
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with left, right:
+            left.send(data + b"cut")
+            result = self.attempt(*wrong, lambda: self.memory.recvmsg(right, spans))
+            if result is None:
+                return
+            assert result[0] == len(data)
+            for address, part in parts:
+                self.poke(address, part)
+            assert self.memory.sendmsg(left, spans) == len(data)
+            assert right.recv(100) == b"".join(self.peek(*span) for span in spans)
+
+    @rule(address=near, value=st.integers(0, 255), tracked=st.booleans())
+    def whole_region(self, address, value, tracked):
+        """The last byte through a view of all of a region; a slot's marks nothing."""
+        region = self.memory.find_region(address)
+        if region is None:
+            return
+        marks = set(self.dirty)
+        with region.memory if tracked else region.slot_memory as view:
+            view[-1] = value
+        self.poke(region.last_addr, bytes([value]))
+        if not tracked:
+            self.dirty = marks
+
+    @rule(address=near)
+    def merge(self, address):
+        """A hypervisor's log says that the page of a region was written."""
+        region = self.memory.find_region(address)
+        if region is not None and region.dirty is not None:
+            region.dirty.merge((1).to_bytes(8, "little"))
+            self.dirty.add(region.start_addr)
 
 
 TestMemoryModel = MemoryModel.TestCase

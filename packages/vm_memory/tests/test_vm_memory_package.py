@@ -26,65 +26,13 @@ def test_package_docstring_examples_are_true():
     assert result.failed == 0
 
 
-def test_public_names_are_frozen():
-    """A name that appears or goes is a decision, not an accident."""
-    assert vm_memory.__all__ == [
-        "DIRTY_PAGE_SIZE",
-        "TABLE_HEADER_WORDS",
-        "TABLE_ROW_WORDS",
-        "TABLE_VERSION",
-        "BadPageTableEntry",
-        "CannotResolve",
-        "Cursor",
-        "DirtyBitmap",
-        "ExclusiveGuard",
-        "Fragmented",
-        "GuestAccessError",
-        "GuestMemory",
-        "GuestMemoryAtomic",
-        "GuestRegion",
-        "HostAddressNotAvailable",
-        "HostMemoryError",
-        "HostMemoryFault",
-        "InvalidGuestAddress",
-        "InvalidMapping",
-        "InvalidRegion",
-        "Iommu",
-        "IommuMemory",
-        "IommuMisconfigured",
-        "Iotlb",
-        "MapError",
-        "MappingFailed",
-        "MemoryRegionOverlap",
-        "MisalignedAccess",
-        "NoSuchRegion",
-        "NonCanonicalAddress",
-        "Ordering",
-        "PageNotPresent",
-        "PageTableEntry",
-        "PageTableOutsideMemory",
-        "PageTables",
-        "PageTranslation",
-        "PageWalkError",
-        "PartialBuffer",
-        "Permissions",
-        "PolicyRefused",
-        "RegionTable",
-        "ReservedBitsSet",
-        "UnterminatedString",
-        "VmMemoryError",
-        "fence",
-        "hexdump",
-        "search",
-    ]
-    assert all(hasattr(vm_memory, name) for name in vm_memory.__all__)
-
-
-def test_import_costs_less_than_30_ms():
-    """CPU time of the import in a fresh interpreter, the best of five."""
-    code = "import time; t = time.process_time(); import vm_memory; print(time.process_time() - t)"
-    times = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-        for _ in range(5)
-    ]
-    assert min(times) < 0.030
+def test_import_brings_no_heavy_module():
+    """Nothing that takes long to import, which a monitor would pay for at each start."""
+    code = (
+        "import sys; before = set(sys.modules); import vm_memory; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "vm_memory._core" in imported
+    heavy = {"typing", "dataclasses", "inspect", "re", "contextlib", "ctypes", "socket", "asyncio"}
+    assert imported & heavy == set()

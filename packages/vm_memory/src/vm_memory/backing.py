@@ -8,15 +8,27 @@ refuses a size; nothing stays open then.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 
+from vm_memory import _core
 from vm_memory.mapping import Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 #: No file descriptor.
 NO_FILE = -1
 
 _MFD_HUGE_SHIFT = 26  # <linux/memfd.h>
+
+
+def close(fd: int) -> None:
+    """Close a descriptor that no region came to own."""
+    if fd != NO_FILE:
+        os.close(fd)
 
 
 def anonymous(start_addr: int, size: int) -> tuple[Mapping, int]:
@@ -31,7 +43,10 @@ def existing_file(
     own = os.dup(fd)
     try:
         _check_length(own, offset + size)
-        mapping = Mapping(size, guest_address=start_addr)
+        page_size = _core.huge_page_size(own) or mmap.PAGESIZE
+        if size % page_size and page_size > mmap.PAGESIZE:
+            _refuse(f"the file is in huge pages of {page_size:#x} bytes, which come whole")
+        mapping = Mapping(size, guest_address=start_addr, page_size=page_size)
         mapping.place_file(own, offset, shared=shared)
     except BaseException:
         os.close(own)
@@ -65,8 +80,7 @@ def new_huge_file(start_addr: int, size: int, page_size: int) -> tuple[Mapping, 
         mapping = Mapping(size, guest_address=start_addr, page_size=page_size)
         mapping.place_file(fd, 0, shared=True)
     except BaseException as error:
-        if fd != NO_FILE:
-            os.close(fd)
+        close(fd)
         if isinstance(error, OSError):
             raise OSError(error.errno, _huge_page_advice(size, page_size, error)) from error
         raise
@@ -77,7 +91,11 @@ def _check_length(fd: int, end: int) -> None:
     """Raise OSError if a regular file ends before `end`; a device has no length of its own."""
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and status.st_size < end:
-        raise OSError(errno.EINVAL, f"the file ends at {status.st_size:#x}")
+        _refuse(f"the file ends at {status.st_size:#x}")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise OSError(errno.EINVAL, reason)
 
 
 def _huge_page_advice(size: int, page_size: int, error: OSError) -> str:

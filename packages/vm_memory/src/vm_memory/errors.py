@@ -28,6 +28,10 @@ mistakes or shortages of its own side.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class VmMemoryError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -208,6 +212,10 @@ class HostMemoryError(VmMemoryError, OSError):
         self.start = start
         self.size = size
 
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """OSError keeps errno and reason alone for pickle and copy."""
+        return type(self), (self.start, self.size, self.errno, self.strerror)
+
 
 class MappingFailed(HostMemoryError):
     """The host could not map the memory of a region."""
@@ -227,6 +235,10 @@ class PolicyRefused(HostMemoryError):
         super().__init__(start, size, errno, reason)
         self.what = what
 
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """As its base, with what was asked."""
+        return type(self), (self.start, self.size, self.what, self.errno, self.strerror)
+
     def __str__(self) -> str:
         return f"cannot {self.what} for the region at {self.start:#x}: {self.strerror}"
 
@@ -235,4 +247,7 @@ class HostMemoryFault(HostMemoryError):
     """The host has no memory any more behind guest addresses: their file was truncated."""
 
     def __str__(self) -> str:
-        return f"no host memory behind {self.size:#x} bytes at {self.start:#x}: {self.strerror}"
+        return (
+            f"no host memory behind part of {self.size:#x} bytes at {self.start:#x}: "
+            f"{self.strerror}"
+        )

@@ -73,7 +73,7 @@ def search(
     Raises:
         ValueError: `pattern` is empty.
     """
-    needle = bytes(pattern)
+    needle = memoryview(pattern).tobytes()
     if not needle:
         raise ValueError("an empty pattern lies everywhere: give at least one byte to search for")
     return _matches(memory, needle, start, ADDRESS_LIMIT if end is None else end)
@@ -95,6 +95,8 @@ def _present(memory: GuestMemory, start: int, end: int) -> Iterator[tuple[int, i
     """The parts [first, limit) of [start, end) that can be read; adjacent regions are one."""
     first = limit = start
     for region in memory.regions:
+        if region.closed:
+            raise ValueError(f"{region!r} is closed")
         low, high = max(region.start_addr, start), min(region.last_addr + 1, end)
         if low >= high or not region.host_address:
             continue

@@ -11,6 +11,8 @@ Modelled on ``IommuMemory`` of rust-vmm's vm-memory 0.18, with these departures:
 
 from __future__ import annotations
 
+from operator import index
+
 from vm_memory.addresses import check_size
 from vm_memory.errors import (
     GuestAccessError,
@@ -115,11 +117,17 @@ class IommuMemory:
         self, address: int, size: int, access: Permissions = Permissions.READ_WRITE
     ) -> bool:
         """Whether all of [address, address + size) is memory that permits `access`."""
+        return self.reachable(address, size, access) == size
+
+    def reachable(
+        self, address: int, size: int, access: Permissions = Permissions.READ_WRITE
+    ) -> int:
+        """How many bytes from `address` on are memory that permits `access`, at most `size`."""
         try:
-            _pieces, stopped = self._reachable(address, size, access)
+            pieces, _stopped = self._reachable(address, size, access)
         except GuestAccessError:
-            return False
-        return stopped is None
+            return 0
+        return sum([length for _gpa, length in pieces])
 
     # Bytes
 
@@ -182,12 +190,16 @@ class IommuMemory:
 
     # Files and messages
 
-    def read_from_fd(self, address: int, fd: int, size: int, offset: int | None = None) -> int:
+    def read_from_fd(
+        self, address: int, fd: FileDescriptorLike, size: int, offset: int | None = None
+    ) -> int:
         """Read up to `size` bytes from `fd` straight into the guest; as `GuestMemory` does."""
         pieces = self._all(address, size, Permissions.WRITE)
         return _transfer(pieces, self._backend.read_from_fd, fd, offset)
 
-    def write_to_fd(self, address: int, fd: int, size: int, offset: int | None = None) -> int:
+    def write_to_fd(
+        self, address: int, fd: FileDescriptorLike, size: int, offset: int | None = None
+    ) -> int:
         """Write `size` bytes of the guest straight to `fd`; as `GuestMemory` does."""
         pieces = self._all(address, size, Permissions.READ)
         return _transfer(pieces, self._backend.write_to_fd, fd, offset)
@@ -271,17 +283,18 @@ class IommuMemory:
         Raises:
             CannotResolve, InvalidGuestAddress, HostAddressNotAvailable: it is the first byte.
         """
+        address, size = index(address), index(size)
         check_size(size)
         if not size:
             return [], None
         pieces, stopped = self._translate(address, size, access)
-        for index, (gpa, length) in enumerate(pieces):
+        for number, (gpa, length) in enumerate(pieces):
             present = self._backend.reachable(gpa, length)
-            if not present and not index:
+            if not present and not number:
                 raise self._missing(gpa, size)
             if present < length:
                 missing = self._missing(gpa + present, length - present)
-                return [*pieces[:index], (gpa, present)], missing
+                return [*pieces[:number], (gpa, present)], missing
         return pieces, stopped
 
     def _all(self, address: int, size: int, access: Permissions) -> list[Span]:
@@ -312,6 +325,7 @@ class IommuMemory:
         self, address: int, size: int, access: Permissions, operation: Callable[[int], Result]
     ) -> Result:
         """Call `operation` with the guest physical address of a range of at least one byte."""
+        address, size = index(address), index(size)
         check_size(size)
         pieces, stopped = self._translate(address, size, access)
         gpa, length = pieces[0]
@@ -330,8 +344,8 @@ class IommuMemory:
 
 def _transfer(
     pieces: list[Span],
-    operation: Callable[[int, int, int, int | None], int],
-    fd: int,
+    operation: Callable[[int, FileDescriptorLike, int, int | None], int],
+    fd: FileDescriptorLike,
     offset: int | None,
 ) -> int:
     """Move piece after piece between guest and file; stop at the first that comes up short."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from enum import IntFlag
+from operator import index
 
 from vm_memory.addresses import ADDRESS_LIMIT, check_size
 from vm_memory.translation_errors import CannotResolve, InvalidMapping
@@ -56,9 +57,14 @@ class Iotlb:
         Zero bytes change nothing. With `Permissions.NO`, accesses fail as not permitted instead
         of as not mapped.
 
+        A change copies the map, so it takes time in proportion to the number of mappings.
+
         Raises:
             InvalidMapping: one of the ranges is not within the 64-bit address space.
         """
+        iova, gpa, size = index(iova), index(gpa), index(size)
+        if not 0 <= int(permissions) <= int(Permissions.READ_WRITE):
+            raise ValueError(f"{permissions!r} are no permissions")
         for name, start in (("I/O", iova), ("guest physical", gpa)):
             if size < 0 or start < 0 or start + size > ADDRESS_LIMIT:
                 raise InvalidMapping(iova, gpa, size, f"the {name} range is not below 2^64")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import itertools
 
 from vm_memory import _core
-from vm_memory.dirty import dirty_runs
 from vm_memory.errors import MemoryRegionOverlap, NoSuchRegion
-from vm_memory.region import DIRTY_PAGE_SIZE, GuestRegion
+from vm_memory.region import GuestRegion
 from vm_memory.table import RegionTable
 
 TYPE_CHECKING = False
@@ -55,7 +54,11 @@ class GuestMemory(_core.MemoryMap):
     _generation: int
 
     def __new__(cls, regions: Iterable[GuestRegion] = ()) -> Self:  # noqa: D102 - see the class
-        ordered = tuple(sorted(regions, key=lambda region: region.start_addr))
+        given = tuple(regions)
+        for region in given:
+            if not isinstance(region, GuestRegion):
+                raise TypeError(f"{region!r} is no GuestRegion: from_ranges takes numbers")
+        ordered = tuple(sorted(given, key=lambda region: region.start_addr))
         for lower, upper in itertools.pairwise(ordered):
             if upper.start_addr <= lower.last_addr:
                 raise MemoryRegionOverlap(
@@ -136,25 +139,6 @@ class GuestMemory(_core.MemoryMap):
             raise NoSuchRegion(start, size)
         return GuestMemory(other for other in self.regions if other is not region), region
 
-    def get_and_reset_dirty(self) -> list[tuple[int, int]]:
-        """What was written since the last call, as (address, bytes), sorted; whole pages.
-
-        Each mark of each region is told once, and adjacent pages are one piece, also across
-        regions. What is under a live writable view is in every answer. Regions without a
-        bitmap have nothing to tell.
-        """
-        spans: list[tuple[int, int]] = []
-        for region in self.regions:
-            if region.dirty is None:
-                continue
-            for first, count in dirty_runs(region.dirty.get_and_reset()):
-                start = region.start_addr + first * DIRTY_PAGE_SIZE
-                end = min(start + count * DIRTY_PAGE_SIZE, region.last_addr + 1)
-                if spans and sum(spans[-1]) == start:
-                    start = spans.pop()[0]
-                spans.append((start, end - start))
-        return spans
-
     # Messages, without a bounce buffer
 
     def recvmsg(
@@ -179,15 +163,19 @@ class GuestMemory(_core.MemoryMap):
             OSError: as recvmsg(2); EFAULT where the file behind a region was truncated.
         """
         spans = list(spans)
+        left = sum([size for _address, size in spans])
         buffers = self._windows(spans, _core.UNTRACKED)
         try:
             result = sock.recvmsg_into(buffers, ancbufsize, flags)
-        finally:
+            left = min(result[0], left)  # with MSG_TRUNC the message may be longer
+        except (BlockingIOError, InterruptedError):
+            left = 0
+            raise
+        finally:  # a call that failed may have written before
             _release(buffers)
-        left = result[0]  # with MSG_TRUNC this may be more than there was room for
-        for address, size in spans:
-            self.mark_dirty(address, max(min(size, left), 0))
-            left -= size
+            for address, size in spans:
+                self.mark_dirty(address, max(min(size, left), 0))
+                left -= size
         return result
 
     def sendmsg(

@@ -42,20 +42,28 @@ class GuestRegion(_core.Region):
 
     Args:
         start_addr: guest physical address of the first byte.
-        mapping: the writable ``mmap`` object to adopt; its length is the region's size.
+        mapping: the writable ``mmap`` object to adopt, for this region alone; its length is the
+            region's size, and it is closed with the region.
         track_dirty: keep a bitmap of the pages that are written to; see `dirty`.
 
     Raises:
-        InvalidRegion: the range is empty or does not fit below 2^64.
+        InvalidRegion: the range is empty, does not fit below 2^64, or cannot be written.
+        TypeError: `mapping` is no ``mmap`` object.
     """
 
     __slots__ = ("_mapping",)
 
     _mapping: Mapping | None
 
-    def __new__(cls, start_addr: int, mapping: mmap.mmap, *, track_dirty: bool = False) -> Self:  # noqa: D102 - see the class
+    def __new__(  # noqa: D102 - see the class
+        cls, start_addr: int, mapping: mmap.mmap, *, track_dirty: bool = False
+    ) -> Self:
+        if not isinstance(mapping, mmap.mmap):
+            raise TypeError(f"guest memory belongs to mmap objects, and {mapping!r} is none")
         size = len(mapping)
         check_region_range(start_addr, size)
+        if memoryview(mapping).readonly:
+            raise InvalidRegion(start_addr, size, "its mapping cannot be written")
         bitmap = _bitmap(size) if track_dirty else None
         region = super().__new__(cls, start_addr, size, mapping, 0, bitmap, backing.NO_FILE, 0)
         region._mapping = None
@@ -197,37 +205,36 @@ class GuestRegion(_core.Region):
             offset: where in the file the region begins, in bytes.
 
         Raises:
-            InvalidRegion: the range is empty or does not fit below 2^64.
+            InvalidRegion: the range is empty or does not fit below 2^64, or `offset` is none.
             MappingFailed: `fd` is not open.
         """
         check_region_range(start_addr, size)
-        try:
-            own = os.dup(fd)
-        except OSError as error:
-            raise _failure(start_addr, size, error) from error
-        region = super().__new__(cls, start_addr, size, None, 0, None, own, offset)
-        region._mapping = None
-        return region
+        if not 0 <= offset < 1 << 63:
+            raise InvalidRegion(start_addr, size, f"no file has an offset of {offset}")
+        return cls._of(start_addr, size, lambda: (None, os.dup(fd)), False, offset)
 
     @classmethod
     def _of(
         cls,
         start_addr: int,
         size: int,
-        prepare: Callable[[], tuple[Mapping, int]],
+        prepare: Callable[[], tuple[Mapping | None, int]],
         track_dirty: bool,
         file_offset: int = 0,
     ) -> Self:
         """The region over what `prepare` returns: a mapping, and a descriptor to own or -1."""
         check_region_range(start_addr, size)
+        bitmap = _bitmap(size) if track_dirty else None
         try:
             mapping, fd = prepare()
         except (OSError, ValueError, OverflowError) as error:
             raise _failure(start_addr, size, error) from error
-        bitmap = _bitmap(size) if track_dirty else None
-        region = super().__new__(
-            cls, start_addr, size, mapping.owner, mapping.offset, bitmap, fd, file_offset
-        )
+        owner, offset = (None, 0) if mapping is None else (mapping.owner, mapping.offset)
+        try:
+            region = super().__new__(cls, start_addr, size, owner, offset, bitmap, fd, file_offset)
+        except BaseException:
+            backing.close(fd)
+            raise
         region._mapping = mapping
         return region
 

@@ -21,7 +21,7 @@ word w stands for page 64 * w + i of the region. What C code owes to it:
   without a look whether the bit is set already: the look can be older than the write.
 
 A reader must refuse a version that it does not know. A table is also a borrow of every
-region in it: while the table lives, closing one of them raises ``BufferError``, so the host
+mapped region in it: while the table lives, closing one of them raises ``BufferError``, so the host
 addresses are good for as long as the reader holds the table (or a buffer of it).
 """
 

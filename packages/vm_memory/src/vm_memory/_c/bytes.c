@@ -1,8 +1,8 @@
 /* Copies of bytes in and out of guest memory, and views of it.
  *
- * The guest runs meanwhile, so its side of a copy is read or written exactly once. Up to 8 bytes
- * move in the largest naturally aligned pieces, each with one access, and so never tear; longer
- * copies are memmove's, with no promise. A write marks the dirty bitmap behind the bytes.
+ * The guest runs meanwhile. Up to 8 bytes move in the largest naturally aligned pieces, each with
+ * one access, and so never tear; longer copies are memmove's, with no promise. A write marks the
+ * dirty bitmap behind the bytes.
  */
 #include "core.h"
 

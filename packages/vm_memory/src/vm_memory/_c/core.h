@@ -55,6 +55,10 @@ extern PyMethodDef host_functions[];
 
 /* dirty.c: marking needs no GIL; `offset` + `size` must lie inside the bitmap, `size` > 0. */
 void bitmap_mark(DirtyBitmap *bitmap, uint64_t offset, uint64_t size);
+/* Take all marks into `words`, or add marks. */
+void bitmap_take(DirtyBitmap *bitmap, uint64_t *words);
+void bitmap_add(DirtyBitmap *bitmap, const uint64_t *words);
+
 
 /* window.c: a memoryview of part of an open region. */
 struct window {
@@ -68,9 +72,9 @@ struct window {
 };
 PyObject *window_view(Region *region, uint64_t offset, uint64_t size, enum window_mode mode);
 
-/* errors.c: set an exception of vm_memory.errors with up to three arguments (NULL ends them);
- * steals nothing; always returns NULL. */
-PyObject *raise_access_error(const char *name, PyObject *first, PyObject *second, PyObject *third);
+/* errors.c: set an exception of vm_memory.errors (`completed` may be NULL); returns NULL. */
+PyObject *raise_access_error(const char *name, PyObject *address, PyObject *size,
+                             PyObject *completed);
 /* HostMemoryFault for guest memory whose host memory is gone; returns NULL. */
 PyObject *raise_host_fault(uint64_t address, uint64_t size);
 /* The region has no memory here: it is closed (ValueError) or was never mapped. */
@@ -147,6 +151,10 @@ int take_whole_span(MemoryMap *map, PyObject *address, PyObject *size, Span *spa
 int take_span_item(MemoryMap *map, PyObject *item, Span *span);
 /* The error for a span of which only `reached` bytes can be reached; returns NULL. */
 PyObject *raise_short(MemoryMap *map, const Span *span, uint64_t reached);
+
+/* harvest.c */
+PyObject *map_get_and_reset_dirty(MemoryMap *map, PyObject *ignored);
+extern const char map_get_and_reset_dirty_doc[];
 
 #define MAP_METHOD(name) \
     PyObject *name(MemoryMap *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)

@@ -51,6 +51,30 @@ static void add_live(const DirtyBitmap *bitmap, uint64_t *words)
     }
 }
 
+void bitmap_take(DirtyBitmap *bitmap, uint64_t *words)
+{
+    for (uint64_t i = 0; i < bitmap->word_count; i++) {
+        uint64_t *word = &bitmap->words[i];
+        /* A mark that appears behind the look is in the next answer. */
+        words[i] = __atomic_load_n(word, __ATOMIC_RELAXED)
+                       ? __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL) : 0;
+    }
+    add_live(bitmap, words);
+}
+
+void bitmap_add(DirtyBitmap *bitmap, const uint64_t *words)
+{
+    uint64_t tail = page_count(bitmap) % 64;
+
+    for (uint64_t i = 0; i < bitmap->word_count; i++) {
+        uint64_t bits = words[i];
+        if (i == bitmap->word_count - 1 && tail)
+            bits &= UINT64_MAX >> (64 - tail); /* there are no pages behind the last */
+        if (bits)
+            __atomic_fetch_or(&bitmap->words[i], bits, __ATOMIC_RELEASE);
+    }
+}
+
 /* (offset, size) inside the bitmap, or -1 with an error. An empty range is fine anywhere. */
 static int take_range(DirtyBitmap *self, PyObject *args, const char *format, uint64_t *offset,
                       uint64_t *size)
@@ -136,18 +160,9 @@ PyDoc_STRVAR(get_and_reset_doc,
 static PyObject *get_and_reset(DirtyBitmap *self, PyObject *Py_UNUSED(ignored))
 {
     PyObject *result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(8 * self->word_count));
-    uint64_t *words;
 
-    if (result == NULL)
-        return NULL;
-    words = (uint64_t *)PyBytes_AsString(result);
-    for (uint64_t i = 0; i < self->word_count; i++) {
-        uint64_t *word = &self->words[i];
-        /* A mark that appears behind the look is in the next answer. */
-        words[i] = __atomic_load_n(word, __ATOMIC_RELAXED)
-                       ? __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL) : 0;
-    }
-    add_live(self, words);
+    if (result)
+        bitmap_take(self, (uint64_t *)PyBytes_AsString(result));
     return result;
 }
 
@@ -179,28 +194,26 @@ PyDoc_STRVAR(merge_doc,
 
 static PyObject *merge(DirtyBitmap *self, PyObject *log)
 {
+    uint64_t size = 8 * self->word_count;
+    PyObject *result = NULL;
     Py_buffer view;
-    uint64_t tail = page_count(self) % 64;
+    uint64_t *words;
 
     if (PyObject_GetBuffer(log, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    if ((uint64_t)view.len != 8 * self->word_count) {
+    if ((uint64_t)view.len != size)
         PyErr_Format(PyExc_ValueError, "a log of %zd bytes is not for %llu pages: that takes %llu",
-                     view.len, (unsigned long long)page_count(self),
-                     (unsigned long long)(8 * self->word_count));
-        PyBuffer_Release(&view);
-        return NULL;
-    }
-    for (uint64_t i = 0; i < self->word_count; i++) {
-        uint64_t bits;
-        memcpy(&bits, (char *)view.buf + 8 * i, 8);
-        if (i == self->word_count - 1 && tail)
-            bits &= UINT64_MAX >> (64 - tail); /* there are no pages behind the last */
-        if (bits)
-            __atomic_fetch_or(&self->words[i], bits, __ATOMIC_RELEASE);
+                     view.len, (unsigned long long)page_count(self), (unsigned long long)size);
+    else if ((words = PyMem_Malloc(size)) == NULL)
+        PyErr_NoMemory();
+    else {
+        memcpy(words, view.buf, size); /* the log may begin at any address */
+        bitmap_add(self, words);
+        PyMem_Free(words);
+        result = Py_NewRef(Py_None);
     }
     PyBuffer_Release(&view);
-    Py_RETURN_NONE;
+    return result;
 }
 
 static uint64_t page_size_of(PyObject *object)
@@ -224,12 +237,13 @@ static PyObject *bitmap_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     uint64_t size, page;
     DirtyBitmap *self;
     void *words;
+    int known;
 
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO:DirtyBitmap", names, &size_object,
                                      &page_object)
-        || to_size(size_object, &size) < 0 || !(page = page_size_of(page_object)))
+        || (known = to_u64(size_object, &size)) < 0 || !(page = page_size_of(page_object)))
         return NULL;
-    if (size == 0 || size / page >= (uint64_t)1 << 60) {
+    if (!known || size == 0 || size / page >= (uint64_t)1 << 60) {
         PyErr_Format(PyExc_ValueError, "no bitmap for %R bytes", size_object);
         return NULL;
     }

@@ -22,11 +22,18 @@ static PyObject *raise(PyObject *type, PyObject *error)
     return NULL;
 }
 
-PyObject *raise_access_error(const char *name, PyObject *first, PyObject *second, PyObject *third)
+PyObject *raise_access_error(const char *name, PyObject *address, PyObject *size,
+                             PyObject *completed)
 {
-    PyObject *type = type_of(name);
+    /* What only has an __index__ is no number to print. */
+    PyObject *first = PyNumber_Index(address), *second = PyNumber_Index(size);
+    PyObject *type = first && second ? type_of(name) : NULL;
 
-    return raise(type, type ? PyObject_CallFunctionObjArgs(type, first, second, third, NULL) : NULL);
+    if (type)
+        raise(type, PyObject_CallFunctionObjArgs(type, first, second, completed, NULL));
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return NULL;
 }
 
 PyObject *raise_host_fault(uint64_t address, uint64_t size)
@@ -35,7 +42,7 @@ PyObject *raise_host_fault(uint64_t address, uint64_t size)
 
     return raise(type, type ? PyObject_CallFunction(type, "KKis", (unsigned long long)address,
                                                     (unsigned long long)size, EFAULT,
-                                                    "was their file truncated?")
+                                                    "was its file truncated?")
                             : NULL);
 }
 

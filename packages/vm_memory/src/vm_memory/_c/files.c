@@ -67,7 +67,7 @@ static void mark_moved(const Transfer *transfer, uint64_t moved)
 {
     for (int i = 0; moved && i < transfer->count; i++) {
         uint64_t size = min_u64(moved, transfer->pieces[i].iov_len);
-        if (transfer->regions[i]->bitmap)
+        if (transfer->regions[i]->bitmap && size)
             bitmap_mark(transfer->regions[i]->bitmap, offset_of(transfer, i), size);
         moved -= size;
     }
@@ -86,24 +86,43 @@ static ssize_t move(const Transfer *transfer)
         failure = errno;
         Py_END_ALLOW_THREADS
     } while (moved < 0 && failure == EINTR && PyErr_CheckSignals() == 0);
-    if (moved > 0 && transfer->into_guest)
+    if (transfer->into_guest && moved >= 0)
         mark_moved(transfer, (uint64_t)moved);
+    else if (transfer->into_guest && failure != EAGAIN && failure != EINTR)
+        /* It may have written before it failed: a packet whose end found no memory. */
+        mark_moved(transfer, UINT64_MAX);
     errno = failure;
     return moved;
 }
 
+/* Tells a failed call's exception how much was moved by those before it. */
+static void note_completed(uint64_t done)
+{
+    PyObject *type, *value, *traceback, *completed = PyLong_FromUnsignedLongLong(done);
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (completed == NULL || PyObject_SetAttrString(value, "completed", completed) < 0)
+        PyErr_Clear();
+    Py_XDECREF(completed);
+    PyErr_Restore(type, value, traceback);
+}
+
 /* The exception for the failed call of `transfer`; returns NULL. */
-static PyObject *raise_failure(const Transfer *transfer)
+static PyObject *raise_failure(const Transfer *transfer, uint64_t done)
 {
     uint64_t size = 0;
 
     if (errno == EINTR)
         return NULL;
-    if (errno != EFAULT || transfer->count == 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
     for (int i = 0; i < transfer->count; i++)
         size += transfer->pieces[i].iov_len;
-    return raise_host_fault(transfer->regions[0]->start + offset_of(transfer, 0), size);
+    if (errno == EFAULT && transfer->count)
+        raise_host_fault(transfer->regions[0]->start + offset_of(transfer, 0), size);
+    else
+        PyErr_SetFromErrno(PyExc_OSError);
+    note_completed(done);
+    return NULL;
 }
 
 /* The number as it is, also one that is no descriptor: the kernel says EBADF then. */
@@ -141,17 +160,16 @@ static int take_offset(PyObject *object, int64_t *offset)
 }
 
 /* One call for as much of a range as it takes. What it moved; -1 with an exception. */
-static ssize_t transfer_part(MemoryMap *map, Transfer *transfer, uint64_t address, uint64_t size,
-                             int begun)
+static ssize_t transfer_part(MemoryMap *map, Transfer *transfer, const Span *span, uint64_t done)
 {
     ssize_t moved = -1;
 
-    if (collect(transfer, map, address, size) == 0) {
+    if (collect(transfer, map, span->address + done, span->size - done) == 0) {
         moved = move(transfer);
-        if (moved < 0 && begun && errno == EAGAIN)
+        if (moved < 0 && done && errno == EAGAIN)
             moved = 0; /* the caller hears of it when nothing was moved before */
         else if (moved < 0)
-            raise_failure(transfer);
+            raise_failure(transfer, done);
     }
     let_go(transfer);
     return moved;
@@ -164,8 +182,8 @@ static PyObject *transfer_all(MemoryMap *map, Transfer *transfer, const Span *sp
     ssize_t moved = 1;
 
     while (moved > 0 && done < span->size) {
-        moved = transfer_part(map, transfer, span->address + done, span->size - done, done > 0);
-        if (moved < 0)
+        moved = transfer_part(map, transfer, span, done);
+        if (moved < 0 || PyErr_CheckSignals() < 0)
             return NULL;
         done += (uint64_t)moved;
         if (transfer->offset >= 0)
@@ -205,7 +223,8 @@ const char map_read_from_fd_doc[] =
 "Returns:\n"
 "    Bytes read.\n\n"
 "Raises:\n"
-"    OSError: as readv(2); BlockingIOError only if nothing was read.\n"
+"    OSError: as readv(2); BlockingIOError only if nothing was read. Its attribute `completed` is\n"
+"        how many bytes were read before.\n"
 "    HostMemoryFault: the file behind the region was truncated.";
 
 MAP_METHOD(map_read_from_fd)
@@ -223,7 +242,8 @@ const char map_write_to_fd_doc[] =
 "Returns:\n"
 "    Bytes written, less than `size` only for an fd that would block.\n\n"
 "Raises:\n"
-"    OSError: as writev(2); BlockingIOError only if nothing was written.\n"
+"    OSError: as writev(2); BlockingIOError only if nothing was written. Its attribute `completed`\n"
+"        is how many bytes were written before.\n"
 "    HostMemoryFault: the file behind the region was truncated.";
 
 MAP_METHOD(map_write_to_fd)
@@ -270,7 +290,7 @@ static PyObject *transfer_once(MemoryMap *map, PyObject *const *values, int into
     iterator = PyObject_GetIter(values[1]);
     if (iterator && collect_spans(map, iterator, &transfer) == 0) {
         moved = move(&transfer);
-        result = moved < 0 ? raise_failure(&transfer) : PyLong_FromSsize_t(moved);
+        result = moved < 0 ? raise_failure(&transfer, 0) : PyLong_FromSsize_t(moved);
     }
     let_go(&transfer);
     Py_XDECREF(iterator);

@@ -5,8 +5,11 @@
  */
 #include "core.h"
 
+#include <errno.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 PyDoc_STRVAR(address_of_doc,
@@ -58,7 +61,8 @@ static int map_over(void *address, size_t size, int flags, int fd, off_t offset)
     /* MAP_FIXED unmaps what was there before it finds a reason to fail, so look for one first. */
     if (trial == MAP_FAILED)
         return 0;
-    munmap(trial, size);
+    if (munmap(trial, size) < 0)
+        return 0;
     return mmap(address, size, protection, flags | MAP_FIXED, fd, offset) == MAP_FAILED ? -1 : 1;
 }
 
@@ -77,6 +81,22 @@ static PyObject *place(PyObject *Py_UNUSED(module), PyObject *args)
     if (placed < 0) /* somebody else may get the hole, so nobody may ever unmap it for us */
         Py_INCREF(owner);
     return none_or_errno(placed != 1);
+}
+
+PyDoc_STRVAR(huge_page_size_doc,
+"huge_page_size($module, fd, /)\n--\n\n"
+"Bytes of the pages of a file in hugetlbfs; 0 for any other file (fstatfs(2)).");
+
+static PyObject *huge_page_size(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    struct statfs status;
+    int fd;
+
+    if (!PyArg_ParseTuple(args, "i:huge_page_size", &fd))
+        return NULL;
+    if (fstatfs(fd, &status) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(status.f_type == HUGETLBFS_MAGIC ? (long)status.f_bsize : 0);
 }
 
 PyDoc_STRVAR(advise_doc,
@@ -118,6 +138,7 @@ PyMethodDef host_functions[] = {
     {"address_of", address_of, METH_O, address_of_doc},
     {"forbid", forbid, METH_VARARGS, forbid_doc},
     {"place", place, METH_VARARGS, place_doc},
+    {"huge_page_size", huge_page_size, METH_VARARGS, huge_page_size_doc},
     {"advise", advise, METH_VARARGS, advise_doc},
     {"bind", bind, METH_VARARGS, bind_doc},
     {NULL, NULL, 0, NULL},

@@ -26,7 +26,7 @@ static void *locate(MemoryMap *map, const Span *span, Region **region)
     Row *row = span->known ? map_find(map, span->address) : NULL;
     uint64_t offset;
 
-    if (row == NULL)
+    if (row == NULL || row->region->host == NULL)
         return raise_short(map, span, 0);
     if (span->size != 1 && span->size != 2 && span->size != 4 && span->size != 8)
         return PyErr_Format(PyExc_ValueError, "an integer has 1, 2, 4 or 8 bytes, not %R",
@@ -37,8 +37,6 @@ static void *locate(MemoryMap *map, const Span *span, Region **region)
                                   NULL);
     if (span->size > row->region->size - offset)
         return raise_short(map, span, row->region->size - offset);
-    if (row->region->host == NULL)
-        return raise_short(map, span, 0);
     *region = row->region;
     return row->region->host + offset; /* the memory begins at a page, so this is aligned too */
 }

@@ -198,10 +198,18 @@ static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED
     return (PyObject *)self;
 }
 
+static int map_traverse(MemoryMap *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->regions);
+    return 0;
+}
+
 static void map_dealloc(MemoryMap *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
 
+    PyObject_GC_UnTrack(self);
     PyMem_Free(self->rows);
     Py_XDECREF(self->regions);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
@@ -225,6 +233,8 @@ static PyMethodDef methods[] = {
     FAST("write_to_fd", map_write_to_fd, map_write_to_fd_doc),
     FAST("readv", map_readv, map_readv_doc),
     FAST("writev", map_writev, map_writev_doc),
+    {"get_and_reset_dirty", (PyCFunction)map_get_and_reset_dirty, METH_NOARGS,
+     map_get_and_reset_dirty_doc},
     FAST("mark_dirty", map_mark_dirty, map_mark_dirty_doc),
     FAST("load", map_load, map_load_doc),
     FAST("store", map_store, map_store_doc),
@@ -240,6 +250,7 @@ static PyMemberDef members[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)"The part of GuestMemory that every access goes through."},
     {Py_tp_new, map_new},
+    {Py_tp_traverse, map_traverse},
     {Py_tp_dealloc, map_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
@@ -249,6 +260,6 @@ static PyType_Slot slots[] = {
 PyType_Spec MemoryMap_Spec = {
     .name = "vm_memory._core.MemoryMap",
     .basicsize = sizeof(MemoryMap),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

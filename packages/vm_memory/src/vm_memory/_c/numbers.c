@@ -29,19 +29,21 @@ int to_u64(PyObject *object, uint64_t *value)
 
 int to_size(PyObject *object, uint64_t *size)
 {
-    PyObject *zero;
-    int negative, result = to_u64(object, size);
+    int result = to_u64(object, size);
+    PyObject *number, *zero;
+    int negative = -1;
 
     if (result)
         return result;
     *size = UINT64_MAX; /* no map holds that much, so it stands for anything beyond */
-    zero = PyLong_FromLong(0);
-    if (zero == NULL)
-        return -1;
-    negative = PyObject_RichCompareBool(object, zero, Py_LT);
-    Py_DECREF(zero);
+    number = PyNumber_Index(object);
+    zero = number ? PyLong_FromLong(0) : NULL;
+    if (zero)
+        negative = PyObject_RichCompareBool(number, zero, Py_LT);
     if (negative > 0)
-        PyErr_Format(PyExc_ValueError, "a size cannot be negative, as %R is", object);
+        PyErr_Format(PyExc_ValueError, "a size cannot be negative, as %R is", number);
+    Py_XDECREF(number);
+    Py_XDECREF(zero);
     return negative ? -1 : 1;
 }
 

@@ -80,10 +80,19 @@ static void close_file(Region *self)
     self->fd = -1;
 }
 
+static int region_traverse(Region *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->mapping);
+    Py_VISIT((PyObject *)self->bitmap);
+    return 0;
+}
+
 static void region_dealloc(Region *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
 
+    PyObject_GC_UnTrack(self);
     let_go(self);
     close_file(self);
     Py_CLEAR(self->mapping);
@@ -103,28 +112,40 @@ PyDoc_STRVAR(close_doc,
 "Raises:\n"
 "    BufferError: a view, a slot or C code still borrows it; the region stays usable.");
 
+/* Closes the mapping, or leaves everything as it was and an error set. */
+static int close_mapping(Region *self)
+{
+    uint64_t offset = (uint64_t)(self->host - (unsigned char *)self->held.buf);
+    PyObject *type, *value, *traceback, *done;
+
+    let_go(self);
+    done = PyObject_CallMethod(self->mapping, "close", NULL);
+    if (done) {
+        Py_DECREF(done);
+        return 0;
+    }
+    PyErr_Fetch(&type, &value, &traceback);
+    if (hold(self, offset) < 0) /* an mmap object that closes and complains: it is closed */
+        PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+    if (PyErr_ExceptionMatches(PyExc_BufferError)) /* somebody borrows the mapping past us */
+        raise_borrowed(self);
+    return -1;
+}
+
 static PyObject *region_close(Region *self, PyObject *Py_UNUSED(ignored))
 {
-    uint64_t offset;
-    PyObject *done;
-
+    if (self->closed)
+        Py_RETURN_NONE;
     if (self->borrows)
         return raise_borrowed(self);
-    if (self->mapping) {
-        offset = (uint64_t)(self->host - (unsigned char *)self->held.buf);
-        let_go(self);
-        done = PyObject_CallMethod(self->mapping, "close", NULL);
-        if (done == NULL) { /* somebody borrows the mapping itself, past us */
-            if (!PyErr_ExceptionMatches(PyExc_BufferError))
-                return NULL;
-            PyErr_Clear();
-            return hold(self, offset) < 0 ? NULL : raise_borrowed(self);
-        }
-        Py_DECREF(done);
-        Py_CLEAR(self->mapping);
+    self->closed = 1; /* from here on accesses, also those of other threads, say so */
+    if (self->mapping && close_mapping(self) < 0) {
+        self->closed = self->host == NULL;
+        return NULL;
     }
+    Py_CLEAR(self->mapping);
     close_file(self);
-    self->closed = 1;
     Py_RETURN_NONE;
 }
 
@@ -197,6 +218,7 @@ static PyGetSetDef properties[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)"The part of a GuestRegion that keeps its memory in place."},
     {Py_tp_new, region_new},
+    {Py_tp_traverse, region_traverse},
     {Py_tp_dealloc, region_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
@@ -207,6 +229,6 @@ static PyType_Slot slots[] = {
 PyType_Spec Region_Spec = {
     .name = "vm_memory._core.Region",
     .basicsize = sizeof(Region),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };

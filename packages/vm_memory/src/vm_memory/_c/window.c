@@ -72,17 +72,26 @@ PyObject *window_view(Region *region, uint64_t offset, uint64_t size, enum windo
     return view;
 }
 
+static int window_traverse(Window *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT((PyObject *)self->region);
+    return 0;
+}
+
 static void window_dealloc(Window *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
 
-    Py_DECREF((PyObject *)self->region);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF((PyObject *)self->region);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF((PyObject *)type);
 }
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)"What a memoryview of guest memory looks at."},
+    {Py_tp_traverse, window_traverse},
     {Py_tp_dealloc, window_dealloc},
     {Py_bf_getbuffer, get_buffer},
     {Py_bf_releasebuffer, release_buffer},
@@ -92,6 +101,6 @@ static PyType_Slot slots[] = {
 PyType_Spec Window_Spec = {
     .name = "vm_memory._core.Window",
     .basicsize = sizeof(Window),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
