@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from virtio_devices import DeviceViolation, SplitQueue, VirtioUsageError
-from virtio_devices.testing import MmioDriver, SplitDriver
+from virtio_devices.testing import MmioDriver, PciDriver, SplitDriver
 
 
 @pytest.fixture
@@ -156,3 +156,34 @@ def test_no_notification_is_lost_between_threads(memory, event_idx):
     thread.join()
     assert failures == []
     assert returned == count
+
+
+class Configuration:
+    """A function of plain bytes, which is no virtio device."""
+
+    def __init__(self, capabilities=b""):
+        self.bytes = bytearray(256)
+        self.bytes[:4] = bytes.fromhex("f41a4410")
+        self.bytes[6] = 0x10
+        self.bytes[0x34] = 0x40 if capabilities else 0
+        self.bytes[0x40 : 0x40 + len(capabilities)] = capabilities
+
+    def read_config(self, offset, data):
+        data[:] = self.bytes[offset : offset + len(data)]
+
+
+def test_what_is_no_virtio_function_is_noticed():
+    """Another vendor, a transitional device, a list that loops, a structure that is missing."""
+    other_vendor, transitional = Configuration(), Configuration()
+    other_vendor.bytes[0] = 0x86
+    transitional.bytes[2:4] = bytes.fromhex("0110")
+    looping = Configuration(bytes.fromhex("0944 1000 0940 1000"))
+    for function, clause in (
+        (other_vendor, "4.1.2"),
+        (transitional, "4.1.2"),
+        (looping, "4.1.4"),
+        (Configuration(), "4.1.4"),
+    ):
+        with pytest.raises(DeviceViolation) as caught:
+            PciDriver(function)
+        assert caught.value.clause == clause

@@ -2,7 +2,8 @@
 
 * A *queue* (`SplitQueue`) gives out requests from rings in guest memory and takes them back.
 * A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
-* A *transport* (`MmioTransport`) puts a device behind registers that a driver finds.
+* A *transport* (`MmioTransport`, `PciTransport`) puts a device behind registers that a driver
+  finds.
 
 A device does not know its transport, and a transport does not know its device's requests:
 
@@ -54,14 +55,20 @@ from virtio_devices.rng import Rng
 from virtio_devices.transport import (
     MMIO_SIZE,
     QUEUE_NOTIFY_OFFSET,
+    ConfigurationSpace,
     DeviceStatus,
+    InterruptLine,
     MmioTransport,
+    MsiVector,
+    PciIdentity,
+    PciTransport,
 )
 
 __all__ = [
     "MMIO_SIZE",
     "QUEUE_NOTIFY_OFFSET",
     "BufferOutsideMemory",
+    "ConfigurationSpace",
     "DescriptorChain",
     "Device",
     "DeviceFailed",
@@ -73,12 +80,16 @@ __all__ = [
     "Feature",
     "FeatureViolation",
     "Interrupt",
+    "InterruptLine",
     "InvalidAvailableIndex",
     "InvalidChain",
     "InvalidHead",
     "InvalidIndirectTable",
     "InvalidQueueLayout",
     "MmioTransport",
+    "MsiVector",
+    "PciIdentity",
+    "PciTransport",
     "Queue",
     "QueueError",
     "QueueSetupViolation",

@@ -2,12 +2,21 @@
 
 `SplitDriver` fills a split virtqueue in guest memory as a guest's driver does, and holds what
 the device returns to the specification: a broken rule is a `DeviceViolation` with its clause.
-`MmioDriver` brings a device behind a virtio-mmio register block up. `InterruptCounter` stands
-in for an interrupt line.
+`MmioDriver` brings a device behind a virtio-mmio register block up, `PciDriver` one that is a PCI
+function. `InterruptCounter` stands in for an interrupt line or a message, `InterruptPin` for a
+pin.
 """
 
-from virtio_devices.testing.interrupts import InterruptCounter
+from virtio_devices.testing.interrupts import InterruptCounter, InterruptPin
 from virtio_devices.testing.mmio import MmioDriver
+from virtio_devices.testing.pci import PciDriver
 from virtio_devices.testing.split import SplitDriver, UsedBuffer
 
-__all__ = ["InterruptCounter", "MmioDriver", "SplitDriver", "UsedBuffer"]
+__all__ = [
+    "InterruptCounter",
+    "InterruptPin",
+    "MmioDriver",
+    "PciDriver",
+    "SplitDriver",
+    "UsedBuffer",
+]

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from virtio_devices.errors import DeviceViolation
-from virtio_devices.features import Feature
-from virtio_devices.transport.status import ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK
+from virtio_devices.testing import handshake
+from virtio_devices.transport.status import DRIVER_OK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
+    from virtio_devices.testing.handshake import RegisterBlock
     from virtio_devices.testing.split import SplitDriver
-else:
-    Protocol = object
-
-
-class RegisterBlock(Protocol):
-    """What stands on the bus."""
-
-    def read(self, offset: int, data: memoryview) -> None:
-        """Fill `data` with what a driver reads at `offset`."""
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Take what a driver wrote at `offset`."""
 
 
 class MmioDriver:
@@ -52,6 +39,24 @@ class MmioDriver:
         """The device status field."""
         return self.read(0x070)
 
+    def write_status(self, value: int) -> None:
+        """Write the device status field."""
+        self.write(0x070, value)
+
+    def offered_features(self) -> int:
+        """Everything that the device offers."""
+        features = 0
+        for word in range(2):
+            self.write(0x014, word)
+            features |= self.read(0x010) << 32 * word
+        return features
+
+    def accept_features(self, features: int) -> None:
+        """Tell the device which features the driver takes."""
+        for word in range(2):
+            self.write(0x024, word)
+            self.write(0x020, features >> 32 * word & 0xFFFF_FFFF)
+
     def read_config(self, offset: int, size: int) -> bytes:
         """Bytes of the configuration space, all of the same generation (§2.5.1)."""
         while True:
@@ -75,19 +80,7 @@ class MmioDriver:
         found = (self.read(0x000), self.read(0x004))
         if found != (0x74726976, 2):
             raise DeviceViolation(f"magic and version are {found}", "4.2.2.1")
-        self.write(0x070, 0)
-        if self.status:
-            raise DeviceViolation("the device status survives a reset", "2.1.2")
-        self.write(0x070, ACKNOWLEDGE)
-        self.write(0x070, ACKNOWLEDGE | DRIVER)
-        accepted = self._offered() & (wanted | int(Feature.VERSION_1))
-        for word in range(2):
-            self.write(0x024, word)
-            self.write(0x020, accepted >> 32 * word & 0xFFFF_FFFF)
-        self.write(0x070, ACKNOWLEDGE | DRIVER | FEATURES_OK)
-        if not self.status & FEATURES_OK:
-            raise DeviceViolation(f"features {accepted:#x} were offered and refused", "2.2.2")
-        return accepted
+        return handshake.negotiate(self, wanted)
 
     def add_queue(self, index: int, queue: SplitDriver) -> None:
         """Tell the device where a queue is, and enable it (§4.2.3.2).
@@ -113,7 +106,7 @@ class MmioDriver:
 
     def start(self) -> None:
         """Set DRIVER_OK; the device's status tells how that went."""
-        self.write(0x070, self.status | DRIVER_OK)
+        self.write_status(self.status | DRIVER_OK)
 
     def notify(self, index: int) -> None:
         """Kick a queue."""
@@ -124,10 +117,3 @@ class MmioDriver:
         reasons = self.read(0x060)
         self.write(0x064, reasons)
         return reasons
-
-    def _offered(self) -> int:
-        features = 0
-        for word in range(2):
-            self.write(0x014, word)
-            features |= self.read(0x010) << 32 * word
-        return features

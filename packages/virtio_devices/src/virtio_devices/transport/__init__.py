@@ -5,6 +5,23 @@ transport lays it out as registers. Nothing here knows a device's requests.
 """
 
 from virtio_devices.transport.mmio import MMIO_SIZE, QUEUE_NOTIFY_OFFSET, MmioTransport
+from virtio_devices.transport.pci import (
+    ConfigurationSpace,
+    InterruptLine,
+    MsiVector,
+    PciIdentity,
+    PciTransport,
+)
 from virtio_devices.transport.status import DeviceStatus
 
-__all__ = ["MMIO_SIZE", "QUEUE_NOTIFY_OFFSET", "DeviceStatus", "MmioTransport"]
+__all__ = [
+    "MMIO_SIZE",
+    "QUEUE_NOTIFY_OFFSET",
+    "ConfigurationSpace",
+    "DeviceStatus",
+    "InterruptLine",
+    "MmioTransport",
+    "MsiVector",
+    "PciIdentity",
+    "PciTransport",
+]
