@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from vmm_reference.acpi import (
     AcpiConfig,
     AcpiTooLarge,
     InterruptOverride,
+    PciHost,
     SerialPort,
     VirtioMmio,
     aml,
@@ -63,6 +65,14 @@ def madt_entries(madt):
     return entries
 
 
+PCI = PciHost(
+    ecam=0xFEB0_0000,
+    memory32=(0xC000_0000, 0x3EB0_0000),
+    memory64=(1 << 32, 1 << 36),
+    routes=[(slot, pin, 16 + (slot + pin - 1) % 4) for slot in range(32) for pin in (1, 2, 3, 4)],
+)
+
+
 configs = st.builds(
     AcpiConfig,
     base=st.sampled_from([0xE0000, 0xA0000, 0x1_0000_0000]),
@@ -75,6 +85,7 @@ configs = st.builds(
     ),
     pvpanic_port=st.one_of(st.none(), st.just(0x505)),
     rtc_port=st.one_of(st.none(), st.just(0x70)),
+    pci=st.one_of(st.none(), st.just(PCI)),
     virtio_mmio=st.lists(
         st.builds(
             VirtioMmio, st.integers(0, 2**40), st.sampled_from([0x200, 0x1000]), st.integers(0, 23)
@@ -90,16 +101,23 @@ def test_every_table_is_reachable_from_the_rsdp(config):
     tables = build_tables(config)
     assert tables.rsdp_address == tables.base == config.base
     found = walk(tables.blob, tables.base, tables.rsdp_address)
-    assert sorted(found) == sorted(SIGNATURES)
+    assert sorted(found) == sorted(SIGNATURES + ("MCFG",) * (config.pci is not None))
     assert all(tables.table(signature) == content for signature, content in found.items())
     assert all(address % 16 == 0 for address in tables.addresses.values())
 
 
 def test_extra_tables_are_listed():
     """A table of the caller's own is found like ours."""
-    mcfg = table(b"MCFG", 1, bytes(8))
-    tables = build_tables(AcpiConfig(extra_tables=[mcfg]))
-    assert walk(tables.blob, tables.base, tables.rsdp_address)["MCFG"] == mcfg
+    extra = table(b"SSDT", 1, bytes(8))
+    tables = build_tables(AcpiConfig(extra_tables=[extra]))
+    assert walk(tables.blob, tables.base, tables.rsdp_address)["SSDT"] == extra
+
+
+def test_mcfg_has_one_bus():
+    """Segment 0, bus 0 to 0, at the address of the ECAM."""
+    mcfg = build_tables(AcpiConfig(pci=PCI)).table("MCFG")
+    assert len(mcfg) == 60
+    assert mcfg[44:] == struct.pack("<QHBBI", 0xFEB0_0000, 0, 0, 0, 0)
 
 
 def test_fadt_describes_a_hardware_reduced_platform():
@@ -184,7 +202,7 @@ FULL = AcpiConfig(
     virtio_mmio=[VirtioMmio(0xD000_0000, 0x1000, 5), VirtioMmio(0x1_0000_0000, 0x1000, 6)],
     extra_devices=[
         aml.device(
-            "PCI0",
+            "BUS0",
             aml.name("_HID", aml.eisa_id("PNP0A08")),
             aml.name("_CID", aml.eisa_id("PNP0A03")),
             aml.name("_UID", aml.integer(0x1_0000_0000)),
@@ -230,7 +248,13 @@ FULL = AcpiConfig(
 
 
 @pytest.mark.parametrize(
-    "config", [AcpiConfig(), FULL, AcpiConfig(serial_ports=(), rtc_port=None, pvpanic_port=None)]
+    "config",
+    [
+        AcpiConfig(),
+        FULL,
+        AcpiConfig(serial_ports=(), rtc_port=None, pvpanic_port=None),
+        AcpiConfig(pci=PCI),
+    ],
 )
 @pytest.mark.parametrize("signature", SIGNATURES)
 def test_iasl_reads_and_recompiles_every_table(iasl, tmp_path, config, signature):
@@ -260,3 +284,20 @@ def test_iasl_sees_the_devices(iasl, tmp_path):
         assert f"{port},             // Range Minimum" in source
     assert source.count("Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, )") == 4
     assert "Name (\\_S5, Package (0x04)" in source
+
+
+def test_iasl_sees_the_pci_host_bridge(iasl, tmp_path):
+    """Ids, one bus, both windows as a producer's, all pins, and the ECAM as taken."""
+    (tmp_path / "dsdt.aml").write_bytes(build_tables(AcpiConfig(pci=PCI)).table("DSDT"))
+    iasl("-d", "dsdt.aml")
+    source = (tmp_path / "dsdt.dsl").read_text()
+    assert 'EisaId ("PNP0A08")' in source
+    assert 'EisaId ("PNP0A03")' in source
+    assert "WordBusNumber (ResourceProducer" in source
+    assert "DWordMemory (ResourceProducer" in source
+    assert "QWordMemory (ResourceProducer" in source
+    for end in ("0xFEAFFFFF", "0x00000010FFFFFFFF"):
+        assert re.search(rf"{end}, +// Range Maximum", source)
+    slots = re.findall(r"0x(?:00..)?FFFF, *\n", source)
+    assert len(slots) == 128  # a route for each pin of each slot
+    assert re.search(r"0xFEB00000, +// Address Base", source)

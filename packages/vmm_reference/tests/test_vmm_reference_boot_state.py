@@ -173,9 +173,9 @@ def test_e820_lists_all_memory_once(size):
 
 
 def test_e820_reserves_what_is_not_memory():
-    """The ACPI tables' and KVM's own pages are reserved."""
+    """The ACPI tables', the PCI configuration spaces', and KVM's own pages are reserved."""
     reserved = [(e.addr, e.size) for e in e820.e820_map(1 * GIB) if e.type == 2]
-    assert reserved == [(0x9FC00, 0x60400), (0xFFFB_C000, 0x4000)]
+    assert reserved == [(0x9FC00, 0x60400), (0xFEB0_0000, 0x10_0000), (0xFFFB_C000, 0x4000)]
 
 
 def test_reset_vector_resets(memory):

@@ -127,7 +127,7 @@ def test_everything_is_where_the_zero_page_says(memory, tables, elf_kernel):
     assert memory.read(cmdline, 14) == b"console=ttyS0\0"
     assert memory.read(initramfs, size) == b"initramfs"
     assert memory.read(rsdp, 8) == b"RSD PTR "
-    assert page[0x1E8] == 4
+    assert page[0x1E8] == 5
     assert memory.read(0xFFFF0, 1) == b"\xb0"
 
 

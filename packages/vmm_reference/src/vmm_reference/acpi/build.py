@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmm_reference.acpi import tables
+from vmm_reference.acpi import pci, tables
 from vmm_reference.acpi.dsdt import dsdt
 from vmm_reference.errors import VmmError
 
@@ -80,6 +80,8 @@ def build_tables(config: AcpiConfig) -> AcpiTables:
 
     dsdt_address = place(dsdt(config))
     listed = [place(tables.fadt(config, dsdt_address)), place(tables.madt(config))]
+    if config.pci is not None:
+        listed.append(place(pci.mcfg(config.pci)))
     listed.extend(place(extra) for extra in config.extra_tables)
     xsdt_address = place(tables.xsdt(listed))
     blob[: tables.RSDP_SIZE] = tables.rsdp(xsdt_address)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vmm_reference.acpi.aml import Term
+    from vmm_reference.acpi.pci import PciHost
 
 
 class SerialPort(NamedTuple):
@@ -64,8 +65,9 @@ class AcpiConfig:
         pvpanic_port: port of `vmm_reference.legacy.pvpanic.Pvpanic`, if there is one.
         rtc_port: first port of `vmm_reference.legacy.cmos.Cmos`, if there is one.
         virtio_mmio: virtio-mmio transports, in the order in which the guest shall find them.
-        extra_devices: more terms for the scope ``\_SB``, e.g. a PCI host bridge.
-        extra_tables: more tables for the XSDT, complete with header and checksum, e.g. an MCFG.
+        pci: the PCI bus, if there is one.
+        extra_devices: more terms for the scope ``\_SB``.
+        extra_tables: more tables for the XSDT, complete with header and checksum.
     """
 
     base: int = 0xE0000
@@ -78,5 +80,6 @@ class AcpiConfig:
     pvpanic_port: int | None = pvpanic.BASE
     rtc_port: int | None = 0x70
     virtio_mmio: Sequence[tuple[int, int, int]] = ()
+    pci: PciHost | None = None
     extra_devices: Sequence[Term] = ()
     extra_tables: Sequence[bytes] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmm_reference.acpi import aml, resources
+from vmm_reference.acpi import aml, pci, resources
 from vmm_reference.acpi.tables import table
 from vmm_reference.legacy import cmos, pvpanic, serial, sleep
 
@@ -27,6 +27,8 @@ def dsdt(config: AcpiConfig) -> bytes:
         )
     devices.append(_io_device("MBRD", aml.eisa_id("PNP0C02"), config.sleep_port, sleep.SIZE))
     devices.extend(_virtio_mmio(uid, *entry) for uid, entry in enumerate(config.virtio_mmio))
+    if config.pci is not None:
+        devices.extend(pci.host_bridge(config.pci))
     body = aml.scope("\\_SB", *devices, *config.extra_devices) + _soft_off()
     return table(b"DSDT", _REVISION, body)
 

@@ -15,6 +15,7 @@ live.
 0x000f_fff0         real-mode reset vector (`reset_vector`)
 0x0010_0000         high memory: the kernel, then everything else
 0xc000_0000         end of memory below 4 GiB; start of the gap
+0xfeb0_0000         configuration spaces of the PCI bus (ECAM)
 0xfec0_0000         IOAPIC
 0xfee0_0000         local APICs
 0xfffb_c000         KVM's own: identity map page, then three pages of TSS
@@ -58,9 +59,16 @@ KVM_RESERVED_SIZE = 4 * PAGE_SIZE
 
 IOAPIC_ID = 0
 
+PCI_ECAM_START = 0xFEB0_0000
+"""Configuration spaces of PCI bus 0, up to the IOAPIC."""
+PCI_ECAM_SIZE = MIB
 PCI_MMIO32_START = GAP_START
-"""Window for 32-bit PCI BARs; it ends where the IOAPIC is."""
-PCI_MMIO32_END = IOAPIC_ADDRESS
+"""Window for 32-bit PCI BARs, up to the ECAM."""
+PCI_MMIO32_END = PCI_ECAM_START
+PCI_MMIO64_SIZE = 64 * GIB
+"""Window for 64-bit PCI BARs, behind memory: all processors can address that much."""
+PCI_INTX_GSI = 16
+"""The first of four lines that the pins of PCI functions share: those behind the ISA lines."""
 PLATFORM_MMIO_START = 0xFED0_0000
 """Window for devices that are not on PCI, up to the local APICs."""
 PLATFORM_MMIO_END = LAPIC_ADDRESS
