@@ -346,6 +346,20 @@ IOAPIC_LOOP = code(
     "eb fc",  # jmp 1b
 )
 
+# Long mode: writes the word 0 to [RDI] and waits for an interrupt, again and again.
+KICK_AND_WAIT = code(
+    "be 00 00 e0 fe",  # mov esi, 0xfee00000
+    "c7 86 f0 00 00 00 ff 01 00 00",  # mov dword ptr [rsi+0xf0], 0x1ff  ; SVR: on, spurious 0xff
+    "c7 86 80 00 00 00 00 00 00 00",  # mov dword ptr [rsi+0x80], 0  ; TPR
+    "c7 86 50 03 00 00 00 00 01 00",  # mov dword ptr [rsi+0x350], 0x10000  ; LINT0 off: no PIC
+    "e6 e1",  # out 0xe1, al  ; ready
+    "66 c7 07 00 00",  # 1: mov word ptr [rdi], 0
+    "fb",  # sti
+    "f4",  # hlt
+    "fa",  # cli
+    "eb f6",  # jmp 1b
+)
+
 # Long mode: counts in RBP, tells port 0xe0, ends the interrupt at the local APIC.
 EOI_HANDLER = code(
     "50",  # push rax

@@ -2,12 +2,13 @@
 
 ::
 
-    PciBus                      slots, configuration accesses, BARs
-    ├── Placement               what answers where on the memory bus
-    └── HostBridge, or anything with the methods of PciFunction
-    ConfigurationPorts, Ecam    the two ways to the configuration spaces
-    IntxLine                    lines that pins share
-    GsiRoutes, IrqfdVector      interrupt messages as GSIs of the hypervisor
+    PciSegment                      what the rest of the VMM sees
+    ├── PciBus                      slots, configuration accesses, BARs
+    │   ├── Placement               what answers where on the memory bus
+    │   └── HostBridge, VirtioFunction, or anything with the methods of PciFunction
+    ├── ConfigurationPorts, Ecam    the two ways to the configuration spaces
+    ├── IntxLine                    four lines that all pins share
+    └── GsiRoutes, IrqfdVector      interrupt messages as GSIs of the hypervisor
 
 A function does not know where it is; the bus does not know what a function does.
 """
@@ -16,5 +17,6 @@ from __future__ import annotations
 
 from vmm_reference.pci.bus import PciBus
 from vmm_reference.pci.function import PciFunction
+from vmm_reference.pci.segment import PciSegment
 
-__all__ = ["PciBus", "PciFunction"]
+__all__ = ["PciBus", "PciFunction", "PciSegment"]
