@@ -455,5 +455,5 @@ def test_random_accesses_do_no_harm(sequence):
         address = 0xCF8 + offset % 16 if bus == "pio" else ECAM + offset
         getattr(getattr(board, bus), kind)(address, memoryview(data))
         assert len(data) == width
-    assert board.config(0, 0, 4) == 0x0008_1B36
+    assert board.config(0, 0, 4) == 0x0D57_8086
     assert board.config(1, 0, 4) == 0x5678_1234

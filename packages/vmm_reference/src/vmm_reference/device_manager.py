@@ -16,6 +16,7 @@ from vmm_reference.arch.x86_64 import layout
 from vmm_reference.bus import Bus
 from vmm_reference.interrupts import EventFdTrigger
 from vmm_reference.legacy import cmos, debug_port, i8042, pvpanic, serial, sleep
+from vmm_reference.pci import PciSegment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from vmm_reference.memory_manager import MemoryManager
 
 _PORTS = 1 << 16
-_PHYSICAL_BITS = 46
 _COM = {number: (base, gsi) for number, base, gsi in serial.COM_PORTS}
 
 
@@ -73,6 +73,7 @@ class DeviceManager:
         pio: the port I/O bus.
         mmio: the memory bus.
         allocator: which addresses, ports and lines are taken.
+        pci: the PCI bus.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class DeviceManager:
             for line in lines:
                 self._add_serial(line)
             self._add_fixed(memory, requests)
+            self.pci = PciSegment(vm, self.pio, self.mmio, self.allocator)
+            self._teardown.callback(self.pci.close)
             on_error.pop_all()
 
     def acpi_tables(self, apic_ids: Sequence[int]) -> acpi.AcpiTables:
@@ -109,6 +112,7 @@ class DeviceManager:
                 sleep_port=sleep.BASE,
                 pvpanic_port=pvpanic.BASE,
                 rtc_port=cmos.BASE,
+                pci=self.pci.acpi(),
             )
         )
 
@@ -162,13 +166,12 @@ class DeviceManager:
 
 def _allocator(memory: MemoryManager) -> SystemAllocator:
     """Return the machine's map with everything in it that no device may be given."""
-    top = 1 << _PHYSICAL_BITS
     above = layout.GAP_END + memory.above_gap
     allocator = SystemAllocator(
         [(region.start_addr, region.size) for region in memory.memory.regions],
         platform_mmio=Range(layout.PLATFORM_MMIO_START, layout.PLATFORM_MMIO_END - 1),
         pci_mmio32=Range(layout.PCI_MMIO32_START, layout.PCI_MMIO32_END - 1),
-        pci_mmio64=Range(above, top - 1),
+        pci_mmio64=Range.sized(above, layout.PCI_MMIO64_SIZE),
     )
     for start, size, owner in layout.FIXED_MMIO:
         allocator.physical.reserve(Range.sized(start, size), owner)

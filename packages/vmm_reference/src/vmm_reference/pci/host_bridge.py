@@ -9,8 +9,8 @@ from virtio_devices import ConfigurationSpace, PciIdentity
 if TYPE_CHECKING:
     from vmm_reference.bus import Device
 
-# Red Hat's generic PCI Express host bridge, as QEMU's "gpex" has it: no driver wants it.
-_IDENTITY = PciIdentity(0x1B36, 0x0008, 0x060000)
+# The host bridge that cloud-hypervisor and Firecracker show: no driver wants it.
+_IDENTITY = PciIdentity(0x8086, 0x0D57, 0x060000)
 
 
 class HostBridge:
