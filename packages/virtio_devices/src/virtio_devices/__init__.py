@@ -36,11 +36,13 @@ from virtio_devices.errors import (
     QueueSetupViolation,
     RequestTooShort,
     StatusViolation,
+    TapError,
     VirtioError,
     VirtioUsageError,
 )
 from virtio_devices.features import DeviceId, Feature
 from virtio_devices.interrupt import DeviceInterrupt, Interrupt
+from virtio_devices.net import Net, NetBackend, NetCounters, NetFeature, Tap
 from virtio_devices.queue import (
     DescriptorChain,
     Queue,
@@ -79,6 +81,10 @@ __all__ = [
     "InvalidIndirectTable",
     "InvalidQueueLayout",
     "MmioTransport",
+    "Net",
+    "NetBackend",
+    "NetCounters",
+    "NetFeature",
     "Queue",
     "QueueError",
     "QueueSetupViolation",
@@ -88,6 +94,8 @@ __all__ = [
     "SplitLayout",
     "SplitQueue",
     "StatusViolation",
+    "Tap",
+    "TapError",
     "VirtioError",
     "VirtioUsageError",
     "Writer",

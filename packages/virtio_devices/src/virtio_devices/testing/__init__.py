@@ -2,12 +2,13 @@
 
 `SplitDriver` fills a split virtqueue in guest memory as a guest's driver does, and holds what
 the device returns to the specification: a broken rule is a `DeviceViolation` with its clause.
-`MmioDriver` brings a device behind a virtio-mmio register block up. `InterruptCounter` stands
-in for an interrupt line.
+`MmioDriver` brings a device behind a virtio-mmio register block up. `NetDriver` sends and receives
+frames. `InterruptCounter` stands in for an interrupt line.
 """
 
 from virtio_devices.testing.interrupts import InterruptCounter
 from virtio_devices.testing.mmio import MmioDriver
+from virtio_devices.testing.net import NetDriver
 from virtio_devices.testing.split import SplitDriver, UsedBuffer
 
-__all__ = ["InterruptCounter", "MmioDriver", "SplitDriver", "UsedBuffer"]
+__all__ = ["InterruptCounter", "MmioDriver", "NetDriver", "SplitDriver", "UsedBuffer"]
