@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 
 import pytest
 
-from virtio_devices import MmioTransport, Net, Rng
-from virtio_devices.testing import InterruptCounter, MmioDriver, NetDriver
+from virtio_devices import Console, ConsoleFeature, MmioTransport, Net, Rng
+from virtio_devices.testing import InterruptCounter, MmioDriver, NetDriver, SplitDriver
 from vm_memory import GuestMemory
 
 MEMORY_SIZE = 0x20000
@@ -163,3 +164,69 @@ def network(wire):
             return Network(machine, driver, backend)
 
         yield make
+
+
+class Terminal:
+    """A console device on a machine, and what its driver and the host see."""
+
+    def __init__(self, machine, memory, features, queue_size):
+        self.machine = machine
+        self.device = machine.transport.device
+        self.driver = machine.driver
+        accepted = self.driver.negotiate(features)
+        count = len(self.device.queue_sizes) if accepted & ConsoleFeature.MULTIPORT else 2
+        self.queues = [
+            SplitDriver(memory, 0x1000 + index * 0x20000, queue_size, span=0x20000)
+            for index in range(count)
+        ]
+        for index, queue in enumerate(self.queues):
+            self.driver.add_queue(index, queue)
+        self.driver.start()
+
+    def write(self, *data, queue=1):
+        """One buffer of the guest, and a round of the loop."""
+        self.queues[queue].add(data)
+        self.kick(queue)
+
+    def post(self, *sizes, queue=0):
+        """Empty buffers of the guest, and a round of the loop."""
+        for size in sizes:
+            self.queues[queue].add(writable=[size])
+        self.kick(queue)
+
+    def kick(self, queue):
+        self.driver.notify(queue)
+        self.machine.poll()
+
+    def arrived(self, queue=0):
+        return [used.data for used in self.queues[queue].collect()]
+
+
+@pytest.fixture
+def terminal():
+    """Makes a Terminal: `terminal(ports, features)`; other options are Console's."""
+    with GuestMemory.from_ranges([(0, 0x200000)]) as memory, contextlib.ExitStack() as stack:
+
+        def make(*ports, features=7, queue_size=16, **options):
+            console = stack.enter_context(Console(*ports, **options))
+            return Terminal(Machine(console, memory), memory, features, queue_size)
+
+        yield make
+
+
+@pytest.fixture
+def pipe():
+    """Makes pipes: (reading end, writing end), closed in the end unless they are before."""
+    ends = []
+
+    def make(*, blocking=False):
+        reader, writer = os.pipe()
+        os.set_blocking(reader, blocking)
+        os.set_blocking(writer, blocking)
+        ends.extend((reader, writer))
+        return reader, writer
+
+    yield make
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)

@@ -20,6 +20,7 @@ a running device that meets one asks its driver for a reset. `virtio_devices.tes
 driver's side, for tests of devices.
 """
 
+from virtio_devices.console import Console, ConsoleFeature, ConsolePort
 from virtio_devices.device import Device
 from virtio_devices.errors import (
     BufferOutsideMemory,
@@ -64,6 +65,9 @@ __all__ = [
     "MMIO_SIZE",
     "QUEUE_NOTIFY_OFFSET",
     "BufferOutsideMemory",
+    "Console",
+    "ConsoleFeature",
+    "ConsolePort",
     "DescriptorChain",
     "Device",
     "DeviceFailed",
