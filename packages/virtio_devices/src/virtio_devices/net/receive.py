@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: Frames of one call, so that other devices of the same loop have their turn.
 BUDGET = 64
 
+_ONE = (1).to_bytes(2, "little")
+
 
 class Receiver:
     """One receive queue, from activation to reset.
@@ -45,6 +47,7 @@ class Receiver:
 
     __slots__ = (
         "_buffer",
+        "_buffers",
         "_counters",
         "_fd",
         "_held",
@@ -67,6 +70,7 @@ class Receiver:
             HEADER_SIZE + ETHERNET_HEADER_SIZE + VLAN_TAG_SIZE + mtu if mtu else LARGEST
         )
         self._buffer = bytearray(LARGEST + 1)  # one more: a frame that fills it is too long
+        self._buffers = (self._buffer,)
         self._view = memoryview(self._buffer)
         self._size = 0  # of the frame in the buffer, with its header; 0 if there is none
         self._held: list[DescriptorChain] = []  # buffers for it, taken and not filled
@@ -93,18 +97,19 @@ class Receiver:
         for _ in range(BUDGET):
             if not self._size and not self._read():
                 return False
-            if not self._is_acceptable(link_up=link_up):
+            is_plain = link_up and SMALLEST <= self._size <= self._largest_plain
+            if not is_plain and not self._is_acceptable(link_up=link_up):
                 self._size = 0
-            elif not self._gather():
-                return False
-            else:
+            elif self._held or not self._deliver_into_one():
+                if not self._gather():
+                    return False
                 self._deliver()
         return True
 
     def _read(self) -> bool:
         """The next frame into the buffer; False if there is none."""
         try:
-            self._size = os.readv(self._fd, (self._buffer,))
+            self._size = os.readv(self._fd, self._buffers)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -114,6 +119,7 @@ class Receiver:
         return True
 
     def _is_acceptable(self, *, link_up: bool) -> bool:
+        """Whether the frame is passed on, though it is not a plain one."""
         size = self._size
         if not SMALLEST <= size <= LARGEST:
             self._counters.rx_malformed += 1
@@ -125,8 +131,38 @@ class Receiver:
             return True
         return False
 
+    def _deliver_into_one(self) -> bool:
+        """The usual case, shortened: the next buffer holds all of the frame.
+
+        If not, the buffer is held and counts for `_gather`.
+        """
+        chain = self._queue.pop()
+        if chain is None:
+            return False
+        size, writer = self._size, chain.writer
+        if writer.size < size:
+            self._hold(chain)
+            return False
+        self._buffer[NUM_BUFFERS] = _ONE
+        writer.write(self._view[:size])
+        self._queue.add_used(chain, size)
+        self._size = 0
+        counters = self._counters
+        counters.rx_frames += 1
+        counters.rx_bytes += size - HEADER_SIZE
+        return True
+
+    def _hold(self, chain: DescriptorChain) -> None:
+        """Keep a buffer for the frame, unless it could not even hold a header (§5.1.6.3.1)."""
+        if chain.writer.size < HEADER_SIZE:
+            self._counters.rx_bad_buffers += 1
+            self._queue.add_used(chain, 0)
+        else:
+            self._held.append(chain)
+            self._room += chain.writer.size
+
     def _gather(self) -> bool:
-        """Take buffers for the frame; False if the driver has to add some first.
+        """Hold buffers for the frame; False if the driver has to add some first.
 
         It ends after as many steps as the queue has entries, also if all of them hold nothing.
         """
@@ -134,15 +170,10 @@ class Receiver:
             if self._room >= self._size or self._is_at_limit():
                 return True
             chain = self._queue.pop()
-            if chain is None:
-                if not self._queue.enable_notification():
-                    return False
-            elif chain.writer.size < HEADER_SIZE:  # against §5.1.6.3.1
-                self._counters.rx_bad_buffers += 1
-                self._queue.add_used(chain, 0)
-            else:
-                self._held.append(chain)
-                self._room += chain.writer.size
+            if chain is not None:
+                self._hold(chain)
+            elif not self._queue.enable_notification():
+                return False
         return True
 
     def _is_at_limit(self) -> bool:

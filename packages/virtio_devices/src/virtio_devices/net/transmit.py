@@ -39,7 +39,7 @@ class Transmitter:
         self._memory = memory
         self._fd = fd
         self._counters = counters
-        self._waiting: tuple[DescriptorChain, list[tuple[int, int]]] | None = None
+        self._waiting: tuple[DescriptorChain, list[tuple[int, int]], int] | None = None
         self._writability: Writability | None = None
 
     @property
@@ -82,22 +82,23 @@ class Transmitter:
 
     def _send(self, chain: DescriptorChain, *, link_up: bool) -> bool:
         """Send one frame or drop it; False if it has to wait."""
-        size = chain.reader.size
-        if not SMALLEST <= size <= LARGEST:
-            self._counters.tx_malformed += 1
-        elif not link_up:
+        reader = chain.reader
+        size = reader.size
+        if link_up and SMALLEST <= size <= LARGEST:
+            return self._write(chain, reader.spans(size), size)
+        if SMALLEST <= size <= LARGEST:
             self._counters.tx_link_down += 1
         else:
-            return self._write(chain, chain.reader.spans(size))
+            self._counters.tx_malformed += 1
         self._queue.add_used(chain, 0)
         return True
 
-    def _write(self, chain: DescriptorChain, spans: list[tuple[int, int]]) -> bool:
+    def _write(self, chain: DescriptorChain, spans: list[tuple[int, int]], size: int) -> bool:
         counters = self._counters
         try:
             self._memory.writev(self._fd, spans)
         except BlockingIOError:
-            self._wait(chain, spans)
+            self._wait(chain, spans, size)
             return False
         except OSError as error:
             if error.errno in _GONE:
@@ -105,12 +106,12 @@ class Transmitter:
             counters.tx_refused += 1
         else:
             counters.tx_frames += 1
-            counters.tx_bytes += chain.reader.size - HEADER_SIZE
+            counters.tx_bytes += size - HEADER_SIZE
         self._waiting = None
         self._queue.add_used(chain, 0)
         return True
 
-    def _wait(self, chain: DescriptorChain, spans: list[tuple[int, int]]) -> None:
-        self._waiting = (chain, spans)
+    def _wait(self, chain: DescriptorChain, spans: list[tuple[int, int]], size: int) -> None:
+        self._waiting = (chain, spans, size)
         if self._writability is None:
             self._writability = Writability(self._fd)
