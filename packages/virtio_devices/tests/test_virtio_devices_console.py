@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virtio_devices import Console, ConsoleFeature, ConsolePort, VirtioUsageError
+from virtio_devices import Console, ConsoleFeature, ConsolePort, SplitQueue, VirtioUsageError
 from virtio_devices.console.transmit import BUDGET
+from virtio_devices.testing import SplitDriver
 
 SIZE, MULTIPORT, EMERG_WRITE = ConsoleFeature
 EMERG_WR = 0x108
@@ -578,3 +579,34 @@ def take_step(term, host, streams, action, data):
     streams.received["in"] += b"".join(term.arrived())
     assert streams.sent["out"].startswith(streams.received["out"])
     assert streams.sent["in"].startswith(streams.received["in"])
+
+
+# One queue alone
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_a_queue_can_be_replaced_alone(ports, index):
+    """What waited in it is forgotten, the others work on, the new one works (§2.6.1)."""
+    term = ports()
+    term.write(message(1, PORT_OPEN, 1), queue=3)
+    term.queues[3].collect()
+    term.write(b"x" * 0x18000, queue=5)
+    device, old = term.device, term.queues[index]
+    device.reset_queue(index)
+    assert index not in device.readiness.values()
+    assert not device.process_queue(index)
+    memory, base = old._memory, old.layout.descriptor_table
+    term.queues[index] = SplitDriver(memory, base, 16, span=0x20000)
+    device.restart_queue(index, SplitQueue(memory, term.queues[index].layout))
+    read_all(term.reader)
+    term.machine.poll()
+    read_all(term.reader)
+    term.write(b"again", queue=5)
+    assert read_all(term.reader) == b"again"
+    term.post(10, queue=4)
+    os.write(term.typed, b"typed")
+    term.machine.poll()
+    assert term.arrived(4) == [b"typed"]
+    term.post(100, queue=2)
+    term.write(message(0, PORT_READY, 1), queue=3)
+    assert term.arrived(2) == [message(0, CONSOLE_PORT, 1)]

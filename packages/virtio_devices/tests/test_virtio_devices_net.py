@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virtio_devices import DeviceFailed, Net, NetFeature, VirtioUsageError
+from virtio_devices import DeviceFailed, Net, NetFeature, SplitQueue, VirtioUsageError
 from virtio_devices.net.features import is_consistent
 from virtio_devices.net.frame import LARGEST
 from virtio_devices.net.receive import BUDGET
+from virtio_devices.testing import SplitDriver
 
 F = NetFeature
 MAC = bytes.fromhex("02004d5e0001")
@@ -559,3 +560,43 @@ def test_frames_fill_mergeable_buffers_in_order(network, sizes, buffers):
     assert net.driver.receive() == expected
     waits = len(expected) < len(sizes)
     assert net.device.readiness == ({} if waits else {net.wire.near[0].fileno(): 0})
+
+
+# One queue alone
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_queue_can_be_replaced_alone(network, index):
+    """What waited in it is forgotten, the others work on, the new one works (§2.6.1)."""
+    net = network(EVERYTHING)
+    device, driver = net.device, net.driver
+    while len(device.readiness) == 1:
+        net.send(frame(1, 2000))
+        driver.sent()
+    net.wire.arrived()
+    device.reset_queue(index)
+    assert net.wire.near[0].fileno() not in device.readiness or index > 0
+    assert (1 in device.readiness.values()) == (index != 1)
+    assert not device.process_queue(index)
+    base = driver.queues[index].layout.descriptor_table
+    memory = driver._memory
+    driver.queues[index] = SplitDriver(memory, base, 16, span=0x40000)
+    queue = SplitQueue(memory, driver.queues[index].layout)
+    device.restart_queue(index, queue)
+    net.machine.poll()
+    net.wire.arrived()
+    assert net.command((0, 0), b"\1") == 0
+    driver.post(2, 200)
+    net.inject(frame(2))
+    assert [data for _, data in driver.receive()] == [frame(2)]
+    net.send(frame(3))
+    net.machine.poll()
+    assert net.wire.arrived()[-1] == bytes(12) + frame(3)
+
+
+def test_queues_of_a_device_at_rest_need_no_reset(wire):
+    """Nothing happens before activation."""
+    device = Net(wire())
+    device.reset_queue(0)
+    device.restart_queue(0, None)
+    assert device.readiness == {}

@@ -63,7 +63,7 @@ class Console:
         self._host_open = [True] * len(ports)
         self._features = 0
         self._active: list[ActivePort] = []
-        self._queues: Mapping[int, Queue] = {}
+        self._queues: dict[int, Queue] = {}
         self._interrupt: DeviceInterrupt | None = None
         self._messages = ControlMessages()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -111,7 +111,7 @@ class Console:
             for active, port in zip(self._active, ports, strict=True):
                 active.guest_open = port.is_console
         self._messages.clear()
-        self._queues, self._interrupt = queues, interrupt
+        self._queues, self._interrupt = dict(queues), interrupt
 
     def process_queue(self, index: int) -> bool:
         """Work off one queue; True if more is left.
@@ -140,6 +140,20 @@ class Console:
         for active, host_open in zip(self._active, self._host_open, strict=False):
             waits |= active.readiness(host_open=host_open)
         return waits
+
+    def reset_queue(self, index: int) -> None:
+        """Forget one queue, and what waits there (virtio 1.2 §2.6.1)."""
+        self._queues.pop(index, None)
+        port = port_of(index)
+        if port is not None and port < len(self._active):
+            self._active[port].close(index)
+
+    def restart_queue(self, index: int, queue: Queue) -> None:
+        """Go on with a new queue in the place of one that was reset."""
+        self._queues[index] = queue
+        port = port_of(index)
+        if port is not None and port < len(self._active):
+            self._active[port].open(index, queue)
 
     def reset(self) -> None:
         """Forget the driver; what the host has for it stays where it is."""
@@ -273,7 +287,7 @@ class Console:
 
     def _stop(self) -> None:
         for active in self._active:
-            active.close()
+            active.close_all()
         self._active = []
         self._queues = {}
 

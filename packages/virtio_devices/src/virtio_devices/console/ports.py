@@ -46,19 +46,35 @@ class ActivePort:
         guest_open: whether anybody in the guest wants to read from it.
     """
 
-    __slots__ = ("_receive_index", "_receiver", "_transmitter", "guest_open")
+    __slots__ = ("_memory", "_port", "_receive_index", "_receiver", "_transmitter", "guest_open")
 
     def __init__(
         self, number: int, port: ConsolePort, queues: Mapping[int, Queue], memory: GuestMemory
     ) -> None:
-        index = self._receive_index = receive_index(number)
+        self._port = port
+        self._memory = memory
+        self._receive_index = receive_index(number)
         self._receiver: PortReceiver | None = None
         self._transmitter: PortTransmitter | None = None
-        if port.source is not None and index in queues:
-            self._receiver = PortReceiver(queues[index], memory, port.source)
-        if index + 1 in queues:
-            self._transmitter = PortTransmitter(queues[index + 1], memory, port.output)
         self.guest_open = True
+        for index in (self._receive_index, self._receive_index + 1):
+            if index in queues:
+                self.open(index, queues[index])
+
+    def open(self, index: int, queue: Queue) -> None:
+        """Begin to work on one of its queues."""
+        if index != self._receive_index:
+            self._transmitter = PortTransmitter(queue, self._memory, self._port.output)
+        elif self._port.source is not None:
+            self._receiver = PortReceiver(queue, self._memory, self._port.source)
+
+    def close(self, index: int) -> None:
+        """Forget one of its queues, and what waits there."""
+        if index == self._receive_index:
+            self._receiver = None
+        elif self._transmitter is not None:
+            self._transmitter.close()
+            self._transmitter = None
 
     def process(self, index: int, *, host_open: bool) -> bool:
         """Move bytes of one of its queues, if both ends are open; True if more may be there."""
@@ -84,7 +100,7 @@ class ActivePort:
         if self._receiver is not None:
             self._receiver.at_end = False
 
-    def close(self) -> None:
-        """Forget what waits."""
-        if self._transmitter is not None:
-            self._transmitter.close()
+    def close_all(self) -> None:
+        """Forget both."""
+        self.close(self._receive_index)
+        self.close(self._receive_index + 1)

@@ -16,6 +16,8 @@ from virtio_devices.net.features import (
     is_consistent,
 )
 from virtio_devices.net.queues import NetQueues
+from virtio_devices.net.receive import Receiver
+from virtio_devices.net.transmit import Transmitter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,15 +121,19 @@ class Net:
             self._backend.set_offloads(features & GUEST_OFFLOADS)
         except OSError as error:
             raise DeviceFailed(f"the backend of a network device failed: {error}") from error
-        commands = ControlCommands(features, self)
-        opened = NetQueues(queues, features, self._backend.queue_fds, commands)
-        opened.open_pairs(
-            memory,
-            self.counters,
-            mergeable=bool(features & NetFeature.MRG_RXBUF),
-            mtu=self._mtu if features & NetFeature.MTU else 0,
+        mergeable = bool(features & NetFeature.MRG_RXBUF)
+        mtu = self._mtu if features & NetFeature.MTU else 0
+        counters = self.counters
+        self._queues = NetQueues(
+            features,
+            self._backend.queue_fds,
+            ControlCommands(features, self),
+            receiver=lambda queue, fd: Receiver(queue, fd, counters, mergeable=mergeable, mtu=mtu),
+            transmitter=lambda queue, fd: Transmitter(queue, memory, fd, counters),
         )
-        self._queues, self._interrupt = opened, interrupt
+        for index, queue in queues.items():
+            self._queues.open(index, queue)
+        self._interrupt = interrupt
 
     def process_queue(self, index: int) -> bool:
         """Work off one queue; True if more is left.
@@ -150,6 +156,16 @@ class Net:
     def readiness(self) -> Mapping[int, int]:
         """Descriptors that bring frames, and those on which frames wait to be sent."""
         return {} if self._queues is None else self._queues.readiness()
+
+    def reset_queue(self, index: int) -> None:
+        """Forget one queue, and the frame that waits for it (virtio 1.2 §2.6.1)."""
+        if self._queues is not None:
+            self._queues.close(index)
+
+    def restart_queue(self, index: int, queue: Queue) -> None:
+        """Go on with a new queue in the place of one that was reset."""
+        if self._queues is not None:
+            self._queues.open(index, queue)
 
     def reset(self) -> None:
         """Forget the driver, and the address that it chose."""
@@ -221,7 +237,7 @@ class Net:
 
     def _close_queues(self) -> None:
         if self._queues is not None:
-            self._queues.close()
+            self._queues.close_all()
             self._queues = None
 
     def _change_status(self, bit: int, *, on: bool) -> None:

@@ -7,28 +7,26 @@ Receive queue N is 2N, transmit queue N is 2N + 1, the control queue comes after
 from __future__ import annotations
 
 from virtio_devices.net.features import NetFeature
-from virtio_devices.net.receive import Receiver
-from virtio_devices.net.transmit import Transmitter
 from virtio_devices.queue.serve import serve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from virtio_devices.net.control import ControlCommands
-    from virtio_devices.net.counters import NetCounters
+    from virtio_devices.net.receive import Receiver
+    from virtio_devices.net.transmit import Transmitter
     from virtio_devices.queue.interface import Queue
-    from vm_memory import GuestMemory
 
 
 class NetQueues:
     """What moves frames and takes commands.
 
     Args:
-        queues: what the driver set up.
-        features: what it accepted.
+        features: what the driver accepted.
         fds: descriptors of the backend, one for each pair that the device has.
         commands: handles the control queue's requests.
+        receiver, transmitter: make what moves the frames of a queue and a descriptor.
 
     Attributes:
         active_pairs: how many pairs receive; the driver starts with one.
@@ -36,36 +34,47 @@ class NetQueues:
 
     def __init__(
         self,
-        queues: Mapping[int, Queue],
         features: int,
         fds: Sequence[int],
         commands: ControlCommands,
+        *,
+        receiver: Callable[[Queue, int], Receiver],
+        transmitter: Callable[[Queue, int], Transmitter],
     ) -> None:
-        multi_queue = bool(features & NetFeature.MQ)
         self.active_pairs = 1
-        self._queues = queues
-        self._fds = fds if multi_queue else fds[:1]
+        self._fds = fds if features & NetFeature.MQ else fds[:1]
         self._commands = commands
+        self._make_receiver = receiver
+        self._make_transmitter = transmitter
+        self._queues: dict[int, Queue] = {}
         self._receivers: dict[int, Receiver] = {}
         self._transmitters: dict[int, Transmitter] = {}
-        control_index = 2 * len(self._fds)
-        has_control = features & NetFeature.CTRL_VQ and control_index in queues
-        self._control_index = control_index if has_control else None
+        self._control_index = 2 * len(self._fds) if features & NetFeature.CTRL_VQ else None
 
-    def open_pairs(
-        self, memory: GuestMemory, counters: NetCounters, *, mergeable: bool, mtu: int
-    ) -> None:
-        """Make what moves the frames of each pair; see `Receiver` and `Transmitter`."""
-        for pair, fd in enumerate(self._fds):
-            receive, transmit = 2 * pair, 2 * pair + 1
-            if receive in self._queues:
-                self._receivers[receive] = Receiver(
-                    self._queues[receive], fd, counters, mergeable=mergeable, mtu=mtu
-                )
-            if transmit in self._queues:
-                self._transmitters[transmit] = Transmitter(
-                    self._queues[transmit], memory, fd, counters
-                )
+    def open(self, index: int, queue: Queue) -> None:
+        """Begin to work on one queue that the driver has set up."""
+        if index < 2 * len(self._fds):
+            fd = self._fds[index // 2]
+            if index % 2:
+                self._transmitters[index] = self._make_transmitter(queue, fd)
+            else:
+                self._receivers[index] = self._make_receiver(queue, fd)
+        elif index != self._control_index:
+            return
+        self._queues[index] = queue
+
+    def close(self, index: int) -> None:
+        """Forget one queue, and the frame that waits for it."""
+        self._queues.pop(index, None)
+        self._receivers.pop(index, None)
+        transmitter = self._transmitters.pop(index, None)
+        if transmitter is not None:
+            transmitter.close()
+
+    def close_all(self) -> None:
+        """Forget every queue."""
+        for index in list(self._queues):
+            self.close(index)
 
     def process(self, index: int, *, link_up: bool) -> bool:
         """Work off one queue; True if more is left. Nothing happens for one that is not there."""
@@ -73,7 +82,7 @@ class NetQueues:
             return self._is_active(index) and self._receivers[index].process(link_up=link_up)
         if index in self._transmitters:
             return self._transmitters[index].process(link_up=link_up)
-        if index == self._control_index:
+        if index in self._queues:
             return serve(self._queues[index], self._commands.handle)
         return False
 
@@ -91,11 +100,6 @@ class NetQueues:
             if transmitter.waits_for is not None:
                 waits[transmitter.waits_for] = index
         return waits
-
-    def close(self) -> None:
-        """Forget the frames that wait."""
-        for transmitter in self._transmitters.values():
-            transmitter.close()
 
     def _is_active(self, receive_index: int) -> bool:
         return receive_index // 2 < self.active_pairs
