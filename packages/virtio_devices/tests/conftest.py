@@ -169,12 +169,13 @@ def network(wire):
 class Terminal:
     """A console device on a machine, and what its driver and the host see."""
 
-    def __init__(self, machine, memory, features, queue_size):
+    def __init__(self, machine, memory, features, queue_size, more_queues):
         self.machine = machine
         self.device = machine.transport.device
         self.driver = machine.driver
         accepted = self.driver.negotiate(features)
-        count = len(self.device.queue_sizes) if accepted & ConsoleFeature.MULTIPORT else 2
+        all_queues = len(self.device.queue_sizes)
+        count = all_queues if accepted & ConsoleFeature.MULTIPORT or more_queues else 2
         self.queues = [
             SplitDriver(memory, 0x1000 + index * 0x20000, queue_size, span=0x20000)
             for index in range(count)
@@ -207,9 +208,10 @@ def terminal():
     """Makes a Terminal: `terminal(ports, features)`; other options are Console's."""
     with GuestMemory.from_ranges([(0, 0x200000)]) as memory, contextlib.ExitStack() as stack:
 
-        def make(*ports, features=7, queue_size=16, **options):
+        def make(*ports, features=7, queue_size=16, more_queues=False, **options):
             console = stack.enter_context(Console(*ports, **options))
-            return Terminal(Machine(console, memory), memory, features, queue_size)
+            machine = Machine(console, memory)
+            return Terminal(machine, memory, features, queue_size, more_queues)
 
         yield make
 

@@ -172,6 +172,43 @@ def test_one_call_writes_a_bounded_amount(terminal):
     assert max(sizes) == 4096
 
 
+class Sip:
+    """An output that takes so many bytes at a time."""
+
+    fd = 0
+    lost = 0
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+        self.taken = b""
+
+    def write(self, memory, spans):
+        piece = b"".join(memory.read(*span) for span in spans)
+        piece = piece[: self.sizes[len(self.taken) % len(self.sizes)]]
+        self.taken += piece
+        return len(piece)
+
+
+@settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # it makes a new device each time
+)
+@given(
+    st.lists(st.binary(max_size=50), min_size=1, max_size=12),
+    st.lists(st.integers(1, 60), min_size=1),
+)
+def test_a_host_may_take_any_part(terminal, pieces, sizes):
+    """What it has not taken is written next, wherever the guest's pieces begin and end."""
+    port = ConsolePort()
+    sip = port._output = Sip(sizes)
+    term = terminal(port)
+    term.write(*pieces)
+    for _ in range(10):
+        term.kick(1)
+    assert sip.taken == b"".join(pieces)
+    assert len(term.queues[1].collect()) == 1
+
+
 # To the guest
 
 
@@ -416,9 +453,14 @@ def test_a_resize_of_a_port_is_a_message(ports):
 
 
 def test_a_driver_without_multiport_sees_port_0_alone(ports):
-    """Under the numbers of a plain console."""
-    term = ports(features=SIZE)
-    assert len(term.queues) == 2
+    """Under the numbers of a plain console; queues that it sets up beyond them stay unused."""
+    term = ports(features=SIZE, more_queues=True)
+    os.write(term.typed, b"never read")
+    for queue in (2, 4):
+        term.post(100, queue=queue)
+    for queue in (3, 5):
+        term.write(message(0, DEVICE_READY, 1), queue=queue)
+    assert [len(queue.in_flight) for queue in term.queues] == [0, 0, 1, 1, 1, 1]
     term.device.resize(90, 20)
     assert term.driver.acknowledge() == 2
     term.write(b"gone")
@@ -459,8 +501,8 @@ def test_messages_without_meaning_are_ignored(ports, data):
 
 
 def test_control_buffers_that_are_too_small_come_back_empty(ports):
-    """The message waits for one that is large enough."""
-    term = ports()
+    """The message waits for one that is large enough, also if a whole ring was too small."""
+    term = ports(queue_size=2)
     term.post(7, 0, queue=2)
     term.device.close_port(0)
     term.machine.poll()

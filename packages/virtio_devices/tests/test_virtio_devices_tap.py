@@ -28,6 +28,7 @@ from virtio_devices import (
     TapError,
     VirtioUsageError,
 )
+from virtio_devices.net import tap as tap_module
 from virtio_devices.testing import InterruptCounter, MmioDriver, NetDriver
 from vm_memory import GuestMemory
 
@@ -271,6 +272,49 @@ def test_an_interface_has_one_owner(namespace):
         namespace.call(Tap.open, "lo")
     with namespace.call(Tap.open, "single") as tap:
         assert tap.name == "single"
+
+
+@needs_root
+def test_an_interface_that_cannot_be_prepared_is_not_kept(namespace, monkeypatch):
+    """Nothing is left of it, and nobody has to close it."""
+
+    def refuse(tap):
+        raise TapError(tap.name, errno.EINVAL, "an old kernel")
+
+    monkeypatch.setattr(Tap, "_prepare", refuse)
+    with pytest.raises(TapError, match="an old kernel"):
+        namespace.call(Tap.open, "brief")
+    with pytest.raises(subprocess.CalledProcessError):
+        namespace.ip("link", "show", "brief")
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Without root's rights, for the whole process."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@needs_root
+def test_without_rights_the_way_out_is_named(namespace):
+    """The device node is root's; an interface is its owner's."""
+    with as_nobody(), pytest.raises(TapError, match=r"tun: Permission denied; run as root, or pas"):
+        Tap.open("mine")
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    pattern = r"cannot attach to TAP interface new: not permitted; .*`ip tuntap add dev NAME"
+    with as_nobody(), pytest.raises(TapError, match=pattern):
+        namespace.call(tap_module._attach, fd, "new", multi_queue=False)
+    os.close(fd)
+
+
+def test_without_the_device_node_the_module_is_named(monkeypatch):
+    """A kernel may have it and not have loaded it."""
+    monkeypatch.setattr(tap_module, "_DEVICE", "/dev/net/no-such-node")
+    with pytest.raises(TapError, match=r"No such file or directory; load the kernel's module tun"):
+        Tap.open()
 
 
 @pytest.mark.parametrize("name", ["sixteen-letters-", "zero\0", "\N{SNOWMAN}"])
@@ -539,11 +583,13 @@ def test_an_interface_that_is_down_takes_nothing(card, namespace):
 
 
 @needs_root
-def test_an_interface_that_is_deleted_is_a_failed_device(card, namespace):
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_interface_that_is_deleted_is_a_failed_device(card, namespace, index):
     """The guest's driver is told, the VMM why, and no descriptor is waited for."""
     net = card()
     namespace.ip("link", "delete", "tap0")
-    net.send(bytes(60))
+    net.driver.queues[1].add([bytes(12), bytes(60)])
+    net.transport.process_queue(index)
     assert isinstance(net.transport.failure, DeviceFailed)
     assert "gone: [Errno 77]" in str(net.transport.failure)
     assert net.device.readiness == {}

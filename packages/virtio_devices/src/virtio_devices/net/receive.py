@@ -77,11 +77,6 @@ class Receiver:
         self._room = 0  # bytes of `_held`
 
     @property
-    def queue(self) -> Queue:
-        """Where the driver's buffers are."""
-        return self._queue
-
-    @property
     def waits_for(self) -> int | None:
         """The descriptor that brings frames, unless one is there and the driver has no room."""
         return None if self._size else self._fd

@@ -43,11 +43,6 @@ class Transmitter:
         self._writability: Writability | None = None
 
     @property
-    def queue(self) -> Queue:
-        """Where frames come from."""
-        return self._queue
-
-    @property
     def waits_for(self) -> int | None:
         """The descriptor whose readiness ends a wait, while the backend takes no more frames."""
         if self._waiting is None or self._writability is None:
