@@ -59,6 +59,7 @@ def test(session: nox.Session) -> None:
     if os.geteuid() == 0:  # without them the tests that use them skip
         host.require_program("iasl", "acpica-tools")
         host.require_program("qemu-system-x86_64", "qemu-system-x86")
+        host.require_program("ip", "iproute2")
     sessions.install(session, extra="[test]")
     env = {"PY_VMM_TEST_KERNEL": sessions.guest_kernel(session)}
     elsewhere = [f"--ignore=tests/{name}" for name in ("lint", "wheels")]
@@ -69,6 +70,8 @@ def test(session: nox.Session) -> None:
 @nox.parametrize("package", PACKAGES)
 def isolated(session: nox.Session, package: str) -> None:
     """Run one package's tests with nothing else of ours installed but what it declares."""
+    if os.geteuid() == 0:
+        host.require_program("ip", "iproute2")
     sessions.install_alone(session, package)
     sessions.pytest(session, f"isolated-{package}", f"packages/{package}/tests", "-m", "not boot")
 

@@ -329,6 +329,44 @@ def test_a_chain_comes_back_once(driver, queue):
         queue.add_used(chain, 0)
 
 
+def test_chains_given_back_together_are_seen_together(memory, driver, queue):
+    """One index for all of them: while they are written the driver sees none (§5.1.6.4.1)."""
+    heads = [driver.add(writable=[4]) for _ in range(3)]
+    chains = [queue.pop() for _ in range(3)]
+    seen = []
+
+    class Watched:
+        def write(self, address, data):
+            memory.write(address, data)
+            seen.append(len(driver.collect()))
+
+        def __getattr__(self, name):
+            return getattr(memory, name)
+
+    queue._memory = Watched()
+    queue.add_used_batch([(chain, 2) for chain in reversed(chains)])
+    assert seen == [0, 0, 0]
+    assert [used.head for used in driver.collect()] == heads[::-1]
+    assert queue.in_flight == frozenset()
+    queue.add_used_batch([])
+    assert driver.collect() == []
+
+
+def test_a_batch_with_a_mistake_gives_nothing_back(driver, queue):
+    """A chain that is not in flight, one that is there twice, and one that is overfull."""
+    for _ in range(2):
+        driver.add(writable=[4])
+    first, second = queue.pop(), queue.pop()
+    for batch in ([(first, 0), (first, 0)], [(first, 0), (second, 5)]):
+        with pytest.raises(VirtioUsageError):
+            queue.add_used_batch(batch)
+    queue.add_used(second, 0)
+    with pytest.raises(VirtioUsageError, match="not in flight"):
+        queue.add_used_batch([(first, 0), (second, 0)])
+    assert len(driver.collect()) == 1
+    assert queue.in_flight == {first.head}
+
+
 @pytest.mark.parametrize("written", [-1, 9])
 def test_a_device_cannot_have_written_more_than_fits(driver, queue, written):
     """The driver would read bytes that nobody wrote."""
@@ -345,6 +383,7 @@ def test_a_stopped_queue_touches_no_memory(memory, driver, queue):
     before = memory.read(0x1000, driver.layout.end - 0x1000)
     queue.stop()
     queue.add_used(chain, 8)
+    queue.add_used_batch([(chain, 8)])
     queue.disable_notification()
     assert not queue.enable_notification()
     assert not queue.needs_notification()

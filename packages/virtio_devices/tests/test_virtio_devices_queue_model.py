@@ -94,6 +94,15 @@ class QueueModel(RuleBasedStateMachine):
         self.used_index = (self.used_index + 1) & 0xFFFF
 
     @rule()
+    def give_all_back_at_once(self):
+        self.queue.add_used_batch([(chain, 0) for chain, _room in self.held])
+        for chain, _room in self.held:
+            self.returned.append((chain.head, b""))
+            self.used_indices.append(self.used_index)
+            self.used_index = (self.used_index + 1) & 0xFFFF
+        self.held.clear()
+
+    @rule()
     def collect(self):
         found = [(used.head, used.data) for used in self.driver.collect()]
         assert found == self.returned

@@ -21,6 +21,7 @@ a running device that meets one asks its driver for a reset. `virtio_devices.tes
 driver's side, for tests of devices.
 """
 
+from virtio_devices.console import Console, ConsoleFeature, ConsolePort
 from virtio_devices.device import Device
 from virtio_devices.errors import (
     BufferOutsideMemory,
@@ -37,11 +38,13 @@ from virtio_devices.errors import (
     QueueSetupViolation,
     RequestTooShort,
     StatusViolation,
+    TapError,
     VirtioError,
     VirtioUsageError,
 )
 from virtio_devices.features import DeviceId, Feature
 from virtio_devices.interrupt import DeviceInterrupt, Interrupt
+from virtio_devices.net import Net, NetBackend, NetCounters, NetFeature, Tap
 from virtio_devices.queue import (
     DescriptorChain,
     Queue,
@@ -69,6 +72,9 @@ __all__ = [
     "QUEUE_NOTIFY_OFFSET",
     "BufferOutsideMemory",
     "ConfigurationSpace",
+    "Console",
+    "ConsoleFeature",
+    "ConsolePort",
     "DescriptorChain",
     "Device",
     "DeviceFailed",
@@ -88,6 +94,10 @@ __all__ = [
     "InvalidQueueLayout",
     "MmioTransport",
     "MsiVector",
+    "Net",
+    "NetBackend",
+    "NetCounters",
+    "NetFeature",
     "PciIdentity",
     "PciTransport",
     "Queue",
@@ -99,6 +109,8 @@ __all__ = [
     "SplitLayout",
     "SplitQueue",
     "StatusViolation",
+    "Tap",
+    "TapError",
     "VirtioError",
     "VirtioUsageError",
     "Writer",

@@ -17,6 +17,7 @@
     │   ├── FeatureViolation           features that were not offered, or not at this time
     │   └── QueueSetupViolation        a queue's registers were written at the wrong time
     ├── DeviceFailed                   the device cannot go on, for a reason on the host's side
+    ├── TapError (OSError)             a TAP interface cannot be had, or refuses what is asked of it
     ├── DeviceViolation                found by `virtio_devices.testing`: the device broke a rule
     └── VirtioUsageError (ValueError)  the caller, a device or a VMM, made a mistake
 
@@ -205,6 +206,22 @@ class QueueSetupViolation(DriverViolation):
 
 class DeviceFailed(VirtioError):
     """A device cannot go on, for a reason on the host's side; raise it from that reason."""
+
+
+class TapError(VirtioError, OSError):
+    """The host does not give a TAP interface, or the interface does not do what is asked of it.
+
+    Attributes:
+        name: the interface, as far as it is known.
+        errno: the system's error number; None where it never came to a system call.
+    """
+
+    def __init__(self, name: str, errno: int | None, message: str) -> None:
+        super().__init__(errno, message)
+        self.name = name
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class DeviceViolation(VirtioError):

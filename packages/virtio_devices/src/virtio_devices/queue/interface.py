@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Protocol
 
     from virtio_devices.queue.chain import DescriptorChain
@@ -35,6 +36,16 @@ class Queue(Protocol):
 
         Raises:
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
+        """
+
+    def add_used_batch(self, used: Sequence[tuple[DescriptorChain, int]]) -> None:
+        """Give several chains back at once: the driver sees all of them or none yet.
+
+        Args:
+            used: chains, each with the bytes written into it, as for `add_used`.
+
+        Raises:
+            VirtioUsageError: as `add_used`, for one of them; none was given back.
         """
 
     def needs_notification(self) -> bool:

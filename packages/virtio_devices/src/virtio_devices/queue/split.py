@@ -17,6 +17,8 @@ from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from virtio_devices.queue.chain import DescriptorChain
     from virtio_devices.queue.layout import SplitLayout
     from vm_memory import GuestMemory
@@ -123,23 +125,29 @@ class SplitQueue:
         Raises:
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
         """
-        head = chain.head
-        if head not in self._in_flight:
-            raise VirtioUsageError(f"the chain at head {head} is not in flight")
-        if not 0 <= written <= chain.writer.size:
-            raise VirtioUsageError(
-                f"{written:#x} bytes cannot have been written into {chain.writer.size:#x}"
-            )
-        if not self._running:
-            return
-        self._in_flight.remove(head)
-        layout, memory = self._layout, self._memory
-        element = _used_element.pack(head, min(written, _UINT32_MAX))
-        memory.write(layout.used_entry(self._next_used), element)
-        self._next_used = (self._next_used + 1) & 0xFFFF
-        # After the element (§2.7.8.2): the store is a release.
-        memory.store(layout.used_idx, self._next_used, 2)
-        self._added += 1
+        self._check_used(chain, written)
+        if self._running:
+            self._write_used(chain, written)
+            # After the element (§2.7.8.2): the store is a release.
+            self._memory.store(self._layout.used_idx, self._next_used, 2)
+
+    def add_used_batch(self, used: Sequence[tuple[DescriptorChain, int]]) -> None:
+        """Give several chains back at once: the driver sees all of them or none yet.
+
+        Args:
+            used: chains, each with the bytes written into it, as for `add_used`.
+
+        Raises:
+            VirtioUsageError: as `add_used`, for one of them; none was given back.
+        """
+        for chain, written in used:
+            self._check_used(chain, written)
+        if len({chain.head for chain, _ in used}) != len(used):
+            raise VirtioUsageError("a chain is given back twice in one batch")
+        if self._running:
+            for chain, written in used:
+                self._write_used(chain, written)
+            self._memory.store(self._layout.used_idx, self._next_used, 2)
 
     def needs_notification(self) -> bool:
         """Whether the driver must be told of what was added since the last call (§2.7.7.2)."""
@@ -182,6 +190,22 @@ class SplitQueue:
     def stop(self) -> None:
         """Touch guest memory no more, once a call that is under way has ended; from any thread."""
         self._running = False
+
+    def _check_used(self, chain: DescriptorChain, written: int) -> None:
+        if chain.head not in self._in_flight:
+            raise VirtioUsageError(f"the chain at head {chain.head} is not in flight")
+        if not 0 <= written <= chain.writer.size:
+            raise VirtioUsageError(
+                f"{written:#x} bytes cannot have been written into {chain.writer.size:#x}"
+            )
+
+    def _write_used(self, chain: DescriptorChain, written: int) -> None:
+        """Write the next used element; the driver sees it once the index is stored."""
+        self._in_flight.remove(chain.head)
+        element = _used_element.pack(chain.head, min(written, _UINT32_MAX))
+        self._memory.write(self._layout.used_entry(self._next_used), element)
+        self._next_used = (self._next_used + 1) & 0xFFFF
+        self._added += 1
 
     def _pending(self) -> int:
         """How many chains are available; read once, checked as read."""

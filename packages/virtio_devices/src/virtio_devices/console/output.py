@@ -1,0 +1,94 @@
+"""Where a port's bytes go: a descriptor that may be slow, a function, or nowhere."""
+
+from __future__ import annotations
+
+import os
+import select
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vm_memory import GuestMemory
+
+    Spans = list[tuple[int, int]]
+
+#: Bytes of one write. A pipe that is ready takes as many without blocking (PIPE_BUF, pipe(7)).
+PIECE = 4096
+
+#: Bytes that may wait outside of the guest: those of emergency writes, which have no buffer there.
+_MAX_BACKLOG = 4096
+
+
+class Output:
+    """Takes bytes as far as it can, now.
+
+    Args:
+        target: a descriptor, a function that takes all it is given, or None.
+
+    Attributes:
+        lost: bytes that nobody took: the other end is closed or fails, or there was no room for an
+            emergency write.
+    """
+
+    __slots__ = ("_backlog", "_call", "_fd", "_poll", "lost")
+
+    def __init__(self, target: int | Callable[[bytes], object] | None) -> None:
+        self._fd = target if isinstance(target, int) else None
+        self._call = None if isinstance(target, int) else target
+        self._backlog = bytearray()
+        self.lost = 0
+        if self._fd is not None:
+            self._poll = select.poll()
+            self._poll.register(self._fd, select.POLLOUT)
+
+    @property
+    def fd(self) -> int | None:
+        """The descriptor, if it is one."""
+        return self._fd
+
+    def write(self, memory: GuestMemory, spans: Spans) -> int:
+        """Write pieces of the guest, together at most `PIECE` bytes.
+
+        Returns:
+            How many of the bytes are done with, be they taken or lost; 0 means to wait until the
+            descriptor can be written.
+        """
+        size = sum([length for _address, length in spans])
+        if self._fd is None:
+            if self._call is not None:
+                self._call(b"".join([memory.read(*span) for span in spans]))
+            return size
+        if not self._flush() or not self._poll.poll(0):
+            return 0
+        try:
+            return memory.writev(self._fd, spans)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.lost += size
+            return size
+
+    def write_now(self, data: bytes) -> None:
+        """An emergency write: nobody waits for it, so what does not go out yet is kept here."""
+        if self._fd is None:
+            if self._call is not None:
+                self._call(data)
+            return
+        room = _MAX_BACKLOG - len(self._backlog)
+        self._backlog += data[:room]
+        self.lost += len(data[room:])
+        self._flush()
+
+    def _flush(self) -> bool:
+        """Write what was kept; whether nothing is left of it."""
+        while self._backlog and self._fd is not None and self._poll.poll(0):
+            try:
+                done = os.write(self._fd, self._backlog)
+            except BlockingIOError:
+                break
+            except OSError:
+                done = len(self._backlog)
+                self.lost += done
+            del self._backlog[:done]
+        return not self._backlog
