@@ -1,7 +1,7 @@
 """Virtio for virtual machine monitors: queues, transports and devices, in three parts.
 
 * A *queue* (`SplitQueue`) gives out requests from rings in guest memory and takes them back.
-* A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
+* A *device* (`Rng`, `Block`, or anything with the methods of `Device`) processes requests.
 * A *transport* (`MmioTransport`) puts a device behind registers that a driver finds.
 
 A device does not know its transport, and a transport does not know its device's requests:
@@ -20,11 +20,19 @@ a running device that meets one asks its driver for a reset. `virtio_devices.tes
 driver's side, for tests of devices.
 """
 
+from virtio_devices.block import (
+    Backend,
+    Block,
+    BlockFeature,
+    DiskSizes,
+    RawImage,
+)
 from virtio_devices.device import Device
 from virtio_devices.errors import (
     BufferOutsideMemory,
     DeviceFailed,
     DeviceViolation,
+    DiskImageError,
     DriverViolation,
     FeatureViolation,
     InvalidAvailableIndex,
@@ -61,6 +69,9 @@ from virtio_devices.transport import (
 __all__ = [
     "MMIO_SIZE",
     "QUEUE_NOTIFY_OFFSET",
+    "Backend",
+    "Block",
+    "BlockFeature",
     "BufferOutsideMemory",
     "DescriptorChain",
     "Device",
@@ -69,6 +80,8 @@ __all__ = [
     "DeviceInterrupt",
     "DeviceStatus",
     "DeviceViolation",
+    "DiskImageError",
+    "DiskSizes",
     "DriverViolation",
     "Feature",
     "FeatureViolation",
@@ -82,6 +95,7 @@ __all__ = [
     "Queue",
     "QueueError",
     "QueueSetupViolation",
+    "RawImage",
     "Reader",
     "RequestTooShort",
     "Rng",

@@ -19,6 +19,7 @@
     ├── DeviceFailed                   the device cannot go on, for a reason on the host's side
     ├── DeviceViolation                found by `virtio_devices.testing`: the device broke a rule
     └── VirtioUsageError (ValueError)  the caller, a device or a VMM, made a mistake
+        └── DiskImageError             a file that cannot be a disk
 
 A transport turns `DriverViolation` and `DeviceFailed` of a running device into
 DEVICE_NEEDS_RESET; a VMM sees them only where it asked for a report. Clauses are sections of
@@ -26,6 +27,10 @@ DEVICE_NEEDS_RESET; a VMM sees them only where it asked for a report. Clauses ar
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
 
 
 class VirtioError(Exception):
@@ -225,3 +230,17 @@ class DeviceViolation(VirtioError):
 
 class VirtioUsageError(VirtioError, ValueError):
     """A device or a VMM used this package in a way that cannot be right."""
+
+
+class DiskImageError(VirtioUsageError):
+    """A file that cannot be a disk.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong with it, the rest of a sentence that begins with it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        super().__init__(f"{path} {problem}")
+        self.path = path
+        self.problem = problem
