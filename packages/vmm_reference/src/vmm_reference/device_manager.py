@@ -16,17 +16,21 @@ from vmm_reference.arch.x86_64 import layout
 from vmm_reference.bus import Bus
 from vmm_reference.interrupts import EventFdTrigger
 from vmm_reference.legacy import cmos, debug_port, i8042, pvpanic, serial, sleep
+from vmm_reference.virtio.mmio import VirtioMmioBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kvm_ioctls.protocols import Vm
+    from vm_memory import GuestMemory
     from vmm_reference.bus import Device
     from vmm_reference.legacy.pvpanic import PanicEvent
     from vmm_reference.memory_manager import MemoryManager
 
 _PORTS = 1 << 16
 _PHYSICAL_BITS = 46
+_RTC_GSI = 8
+"""Where PCs have the clock's interrupt; ours has none, but a kernel may ask for the line."""
 _COM = {number: (base, gsi) for number, base, gsi in serial.COM_PORTS}
 
 
@@ -68,10 +72,12 @@ class DeviceManager:
         memory: how much memory the machine has, and where.
         requests: who hears what the guest asks for.
         lines: the serial ports.
+        device_memory: the guest's memory as devices see it, if not as `memory` has it.
 
     Attributes:
         pio: the port I/O bus.
         mmio: the memory bus.
+        virtio: where virtio devices are attached.
         allocator: which addresses, ports and lines are taken.
     """
 
@@ -81,6 +87,8 @@ class DeviceManager:
         memory: MemoryManager,
         requests: GuestRequests,
         lines: Sequence[SerialLine],
+        *,
+        device_memory: GuestMemory | None = None,
     ) -> None:
         self.pio = Bus("port I/O", _PORTS)
         self.mmio = Bus("memory-mapped I/O")
@@ -88,6 +96,13 @@ class DeviceManager:
         self.serial: dict[int, serial.Serial] = {}
         self._vm = vm
         self._teardown = contextlib.ExitStack()
+        self.virtio = VirtioMmioBus(
+            vm,
+            self.mmio,
+            self.allocator,
+            self._interrupt_line,
+            memory.memory if device_memory is None else device_memory,
+        )
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for line in lines:
@@ -109,6 +124,7 @@ class DeviceManager:
                 sleep_port=sleep.BASE,
                 pvpanic_port=pvpanic.BASE,
                 rtc_port=cmos.BASE,
+                virtio_mmio=self.virtio.slots,
             )
         )
 
@@ -118,11 +134,14 @@ class DeviceManager:
             port.flush()
 
     def close(self) -> None:
-        """Unregister the interrupt lines and close their eventfds; may be called again."""
+        """Reset virtio devices, unregister interrupt lines, close eventfds; may be called again."""
+        self.virtio.close()
         self._teardown.close()
 
     def _add_serial(self, line: SerialLine) -> None:
         base, gsi = _COM[line.number]
+        if gsi >= self.allocator.gsis.pins.base:
+            self.allocator.gsis.reserve(gsi)
         port = serial.Serial(
             self._interrupt_line(gsi),
             line.output,
@@ -148,8 +167,6 @@ class DeviceManager:
         self.pio.insert(base, size, device)
 
     def _interrupt_line(self, gsi: int) -> EventFdTrigger:
-        if gsi >= self.allocator.gsis.pins.base:
-            self.allocator.gsis.reserve(gsi)
         trigger = EventFdTrigger()
         self._teardown.callback(trigger.close)
         self._vm.register_irqfd(trigger.fileno(), gsi)
@@ -172,4 +189,5 @@ def _allocator(memory: MemoryManager) -> SystemAllocator:
     )
     for start, size, owner in layout.FIXED_MMIO:
         allocator.physical.reserve(Range.sized(start, size), owner)
+    allocator.gsis.reserve(_RTC_GSI)
     return allocator

@@ -49,14 +49,16 @@ class Timer:
 
 
 class EventLoop:
-    """The device thread of a virtual machine.
+    """A device thread of a virtual machine.
 
     Args:
         on_error: called on the loop's thread with the exception that ended it.
+        name: the thread's, for debuggers.
     """
 
-    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+    def __init__(self, on_error: Callable[[BaseException], None], name: str = "event-loop") -> None:
         self._on_error = on_error
+        self._name = name
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -101,7 +103,7 @@ class EventLoop:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
