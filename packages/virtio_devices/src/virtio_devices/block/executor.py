@@ -11,6 +11,7 @@ from virtio_devices.block.config import (
     MAX_DISCARD_SECTORS,
     MAX_ZEROES_RANGES,
     MAX_ZEROES_SECTORS,
+    SECTOR_SIZE,
     BlockFeature,
 )
 from virtio_devices.block.request import (
@@ -105,15 +106,13 @@ class Executor:
         return finish(chain, S_OK)
 
     def _read(self, request: Request) -> None:
-        spans = request.data_in(self._limit)
-        self._claim(request.offset, sum([size for _address, size in spans]))
-        self._backend.read(self._memory, spans, request.offset)
+        self._claim(request.offset, request.size_in)
+        self._backend.read(self._memory, request.data_in(), request.offset)
 
     def _write(self, request: Request) -> None:
         self._require_writable()
-        spans = request.data_out(self._limit)
-        self._claim(request.offset, sum([size for _address, size in spans]))
-        self._backend.write(self._memory, spans, request.offset)
+        self._claim(request.offset, request.size_out)
+        self._backend.write(self._memory, request.data_out(), request.offset)
         self._make_stable()
 
     def _flush(self, _request: Request) -> None:
@@ -163,6 +162,9 @@ class Executor:
             self._check_inside(part.offset, part.size)
 
     def _claim(self, offset: int, size: int) -> None:
+        """Raise unless these are whole sectors of the disk, and no more than a request may have."""
+        if size % SECTOR_SIZE or size > self._limit:
+            raise RequestError(S_IOERR)
         self._check_inside(offset, size)
         self.work += size
 

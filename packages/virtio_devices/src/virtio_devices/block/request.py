@@ -33,6 +33,7 @@ S_UNSUPP = 2
 _header = struct.Struct("<IIQ")  # type, reserved, sector
 _range = struct.Struct("<QII")  # sector, num_sectors, flags
 _STATUS_SIZE = 1
+_STATUSES = tuple(bytes((status,)) for status in (S_OK, S_IOERR, S_UNSUPP))
 _UNMAP = 1
 
 
@@ -80,29 +81,27 @@ class Request:
         self.offset = sector * SECTOR_SIZE
         self._chain = chain
 
-    def data_in(self, limit: int) -> Spans:
-        """Where the device puts what it read: all writable bytes but the last.
+    @property
+    def size_in(self) -> int:
+        """Bytes that the device may read from the disk: all writable ones but the last."""
+        return self._chain.writer.remaining - _STATUS_SIZE
 
-        Raises:
-            RequestError: no whole sectors, or more than `limit` bytes.
-        """
-        size = self._chain.writer.remaining - _STATUS_SIZE
-        _check_data(size, limit)
-        return self._chain.writer.spans(size)
+    @property
+    def size_out(self) -> int:
+        """Bytes to write to the disk: all readable ones behind the header."""
+        return self._chain.reader.remaining
 
-    def data_out(self, limit: int) -> Spans:
-        """Where the data to write are: all readable bytes behind the header.
+    def data_in(self) -> Spans:
+        """Where the device puts the `size_in` bytes that it reads."""
+        return self._chain.writer.spans(self.size_in)
 
-        Raises:
-            RequestError: no whole sectors, or more than `limit` bytes.
-        """
-        size = self._chain.reader.remaining
-        _check_data(size, limit)
-        return self._chain.reader.spans(size)
+    def data_out(self) -> Spans:
+        """Where the `size_out` bytes to write are."""
+        return self._chain.reader.spans(self.size_out)
 
     def answer(self, data: bytes) -> None:
         """Write as much of `data` as the driver left room for, before the status."""
-        self._chain.writer.write(data[: self._chain.writer.remaining - _STATUS_SIZE])
+        self._chain.writer.write(data[: self.size_in])
 
     def ranges(self, most: int, most_sectors: int, *, may_unmap: bool) -> list[Range]:
         """The ranges of a discard or of a write of zeros.
@@ -146,11 +145,7 @@ def finish(chain: DescriptorChain, status: int) -> int:
         the driver finds what it had there itself.
     """
     writer = chain.writer
-    writer.spans(writer.remaining - _STATUS_SIZE)
-    writer.write(bytes((status,)))
+    if writer.remaining > _STATUS_SIZE:
+        writer.spans(writer.remaining - _STATUS_SIZE)
+    writer.write(_STATUSES[status])
     return writer.written
-
-
-def _check_data(size: int, limit: int) -> None:
-    if size % SECTOR_SIZE or size > limit:
-        raise RequestError(S_IOERR)
