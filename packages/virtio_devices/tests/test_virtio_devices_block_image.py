@@ -46,7 +46,7 @@ def image(request, path):
     try:
         image = RawImage(path, direct=request.param)
     except DiskImageError as error:
-        pytest.skip(f"no O_DIRECT: {error}")
+        pytest.skip(f"no O_DIRECT here: {error}")
     with image:
         yield image
 
@@ -159,7 +159,7 @@ def test_zeroes_where_the_file_system_has_no_way(image, path, monkeypatch):
 def test_discard_gives_room_back(image, path):
     """The file has fewer blocks, and its size stays."""
     if not image.can_discard:
-        pytest.skip("this file system has no holes")
+        pytest.skip("no holes in files here")
     before = path.stat()
     image.discard(0, 32768)
     image.discard(0, 0)
