@@ -69,7 +69,7 @@ def test_disks_are_made_in_order(make, bus, image, tmp_path):
 def test_a_disk_is_free_again_after_close(make, image):
     """Nobody else opens it meanwhile; afterwards anybody may."""
     devices = make(disks=(DiskConfig(image),))
-    with pytest.raises(InputFileError, match=r"--disk .*disk\.img is in use"):
+    with pytest.raises(InputFileError, match=r"--disk .*disk\.img is in use already"):
         make(disks=(DiskConfig(image),))
     devices.close()
     devices.close()

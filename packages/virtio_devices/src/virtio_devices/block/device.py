@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from virtio_devices.queue.interface import Queue
     from vm_memory import GuestMemory
 
-#: Bytes of data after which one call of `Block.process_queue` lets others have a turn.
+#: After how much work, as bytes of data, one call of `Block.process_queue` lets others have a turn.
 MAX_WORK_PER_CALL = 64 << 20
 
 MAX_QUEUES = 64

@@ -164,7 +164,9 @@ class RawImage:
         try:
             fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DiskImageError(self._path, "is in use by another virtual machine") from error
+            raise DiskImageError(
+                self._path, "is in use already (by another virtual machine?)"
+            ) from error
 
     def _measure(self) -> DiskSizes:
         mode = os.fstat(self._fd).st_mode

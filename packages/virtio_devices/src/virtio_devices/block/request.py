@@ -68,7 +68,6 @@ class Request:
         offset: the first byte of the disk that it is about; any multiple of 512.
 
     Raises:
-        RequestTooShort: no room for a status: nothing that the device does could be told.
         RequestError: no whole header.
     """
 
@@ -131,7 +130,11 @@ class Request:
 
 
 def require_status(chain: DescriptorChain) -> None:
-    """Raise RequestTooShort if the driver left no room to be told how its request went."""
+    """Check that the driver left room to be told how its request went.
+
+    Raises:
+        RequestTooShort: it did not.
+    """
     if chain.writer.size < _STATUS_SIZE:
         raise RequestTooShort(_STATUS_SIZE, chain.writer.size)
 
