@@ -60,6 +60,7 @@ def test(session: nox.Session) -> None:
         host.require_program("iasl", "acpica-tools")
         host.require_program("qemu-system-x86_64", "qemu-system-x86")
         host.require_program("ip", "iproute2")
+        host.require_program("mkfs.ext4", "e2fsprogs")
     sessions.install(session, extra="[test]")
     env = {"PY_VMM_TEST_KERNEL": sessions.guest_kernel(session)}
     elsewhere = [f"--ignore=tests/{name}" for name in ("lint", "wheels")]

@@ -33,9 +33,9 @@ COMPLAINT = re.compile(r"WARNING:|BUG:|Oops|ACPI.*[Ee]rror|pci.*(can't|failed|no
 class WithEntropy(DeviceManager):
     """A machine's devices, and an entropy device that gives one byte only."""
 
-    def __init__(self, vm, memory, requests, lines):
-        super().__init__(vm, memory, requests, lines)
-        self.pci.add_virtio(Rng(lambda size: BYTE * size), memory.memory, requests.loop)
+    def __init__(self, vm, memory, requests, lines, **options):
+        super().__init__(vm, memory, requests, lines, **options)
+        self.virtio.attach(Rng(lambda size: BYTE * size), "rng", requests.loop)
 
 
 @pytest.fixture(params=["soft", pytest.param("kvm", marks=pytest.mark.stock_kvm)])

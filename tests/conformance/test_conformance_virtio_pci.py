@@ -67,7 +67,7 @@ class Bench:
             pci_mmio64=Range(1 << 32, (1 << 36) - 1),
         )
         self.segment = PciSegment(machine.vm, Bus("ports", 1 << 16), mmio, allocator)
-        self.segment.add_virtio(Rng(lambda size: b"\x5a" * size), self.memory, loop)
+        self.segment.add_virtio(Rng(lambda size: b"\x5a" * size), self.memory, loop, print)
         self.registers = Registers(self.segment, mmio)
         self.registers.move(BAR)
         self.driver = PciDriver(self.registers)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,9 @@ TIME_LIMIT_S = 15 * 60
 ARGUMENTS_FILE = "etc/nested/arguments"
 # Emulated processors: what takes a second elsewhere takes a minute here.
 OPTIONS = ("-v", "--durations=8", "-p", "no:cacheprovider", "-o", "timeout=240")
+# What the tests of disks make and check file systems with; Debian has it outside of a user's PATH.
+PROGRAMS = ("mkfs.ext4", "e2fsck", "dumpe2fs", "debugfs")
+PROGRAM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 NOT_COLLECTED = ("tests/lint", "tests/wheels")
 
 
@@ -59,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.junitxml.unlink(missing_ok=True)  # a killed run leaves no record of an older one
     try:
         host.require_program("qemu-system-x86_64", "qemu-system-x86")
+        if os.geteuid() == 0:
+            host.require_program("mkfs.ext4", "e2fsprogs")
         expected = collect(selection)
         with tempfile.TemporaryDirectory(prefix="py-vmm-nested-") as folder:
             result = run_machine(expected, Path(folder))
@@ -122,7 +128,7 @@ def run_machine(expected: Sequence[str], folder: Path) -> qemu.Result:
     archive = image.build(
         guest,
         image.kvm_modules(release),
-        python_tree.files() | checkout_files(),
+        python_tree.files() | checkout_files() | program_files(),
         {ARGUMENTS_FILE: arguments.encode()},
     )
     initramfs = folder / "initramfs"
@@ -140,6 +146,13 @@ def checkout_files() -> set[Path]:
     files = {path for folder in folders for path in python_tree.tree(folder, left_out=())}
     single = ("conftest.py", "pyproject.toml", "docs/tutorial.md")
     return files | {ROOT / name for name in single} | set(ROOT.glob("packages/*/README.md"))
+
+
+def program_files() -> set[Path]:
+    """The programs that tests start, as far as this host has them, and their libraries."""
+    found = {shutil.which(name, path=PROGRAM_PATH) for name in PROGRAMS}
+    programs = {Path(path) for path in found if path is not None}
+    return programs | python_tree.shared_libraries(programs) if programs else set()
 
 
 def show(output: bytes) -> None:

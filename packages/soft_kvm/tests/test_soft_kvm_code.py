@@ -94,3 +94,19 @@ def test_invalidate_tells_of_writes_from_outside(long_mode):
     long_mode.vcpu.run()
     regs = long_mode.vcpu.get_regs()
     assert (regs.rbx, regs.rax) == (1, 9)
+
+
+def test_invalidating_data_drops_no_code(long_mode):
+    """A device's buffers are no code: telling of them costs no translation.
+
+    Shown by what is not told: the change of the code itself goes unseen.
+    """
+    long_mode.put(0x10000, bytes.fromhex("ffd7 89c3 e680 ffd7 f4"))  # as above
+    long_mode.put(0x20000, RETURN_1)
+    long_mode.vcpu.set_regs(Regs(rip=0x10000, rsp=0x8000, rflags=2, rdi=0x20000))
+    assert isinstance(long_mode.vcpu.run(), IoOut)
+    long_mode.put(0x20001, b"\x09")
+    long_mode.vm.invalidate(0x21000, 0x4000)
+    long_mode.vcpu.run()
+    regs = long_mode.vcpu.get_regs()
+    assert (regs.rbx, regs.rax) == (1, 1)

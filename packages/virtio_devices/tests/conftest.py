@@ -7,14 +7,16 @@ import errno
 import os
 import select
 import socket
+import struct
 
 import pytest
 
-from virtio_devices import Console, ConsoleFeature, MmioTransport, Net, Rng
+from virtio_devices import Block, Console, ConsoleFeature, Feature, MmioTransport, Net, Rng
 from virtio_devices.testing import InterruptCounter, MmioDriver, NetDriver, SplitDriver
 from vm_memory import GuestMemory
 
 MEMORY_SIZE = 0x20000
+ALL_BLOCK_FEATURES = int(Feature.EVENT_IDX | Feature.INDIRECT_DESC) | 0x7FFF
 
 
 @pytest.fixture
@@ -232,3 +234,41 @@ def pipe():
     for end in ends:
         with contextlib.suppress(OSError):
             os.close(end)
+
+
+class DiskGuest:
+    """A driver of a block device: one request at a time, in any layout."""
+
+    def __init__(self, machine, memory, features, *, size=64, base=0x1000, span=0x1F000, queue=0):
+        self.machine = machine
+        self.features = machine.driver.negotiate(features)
+        self.queue = SplitDriver(
+            memory, base, size, span=span, event_idx=bool(self.features & Feature.EVENT_IDX)
+        )
+        machine.driver.add_queue(queue, self.queue)
+        machine.driver.start()
+        self._index = queue
+
+    def submit(self, readable, writable, **options):
+        """A chain of these buffers; its bytes when it came back, None if it did not."""
+        self.queue.add(readable, writable, **options)
+        self.machine.driver.notify(self._index)
+        self.machine.run()
+        used = self.queue.collect()
+        return used[0].data if used else None
+
+    def request(self, kind, sector=0, data=b"", room=0):
+        """(status, data) of a request in the layout that Linux uses."""
+        header = struct.pack("<IIQ", kind, 0, sector)
+        answer = self.submit([header, data] if data else [header], [room, 1] if room else [1])
+        return answer[-1], answer[:-1]
+
+
+@pytest.fixture
+def disk(memory, machine):
+    """Starts a block device on a backend: its driver."""
+
+    def start(backend, features=ALL_BLOCK_FEATURES, **options):
+        return DiskGuest(machine(Block(backend, **options)), memory, features)
+
+    return start

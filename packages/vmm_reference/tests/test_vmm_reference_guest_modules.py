@@ -121,6 +121,14 @@ def test_what_is_no_module_is_refused(data):
         parse_module("x.ko", data)
 
 
+def test_a_section_table_beyond_any_address_is_refused():
+    """An offset of 2^63 and more is damage, and no OverflowError."""
+    contents = bytearray(module_file("depends=a"))
+    contents[0x2F] = 0x80
+    with pytest.raises(ModuleError, match="damaged ELF section table"):
+        parse_module("x.ko", bytes(contents))
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_module_never_ends_in_another_error(data):

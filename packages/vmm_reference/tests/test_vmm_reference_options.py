@@ -132,3 +132,25 @@ def read_all(options):
 def test_quotes_around_a_value_are_not_part_of_it():
     """A quoted value is the text between the quotes."""
     assert Options("--serial", 'file="a,b"', ("file",)).string("file") == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("on", True), ("true", True), ("yes", True), ("off", False), ("false", False), ("no", False)],
+)
+def test_toggles(word, value):
+    """cloud-hypervisor's words for on and off."""
+    assert Options("--disk", f"readonly={word}", ("readonly",)).toggle("readonly") is value
+
+
+def test_absent_toggle_is_none():
+    """What was not given has no value."""
+    assert Options("--disk", "path=x", ("path", "readonly")).toggle("readonly") is None
+
+
+@pytest.mark.parametrize("word", ["", "ON", "1", "maybe"])
+def test_impossible_toggles(word):
+    """Everything else is refused, and named."""
+    options = Options("--disk", f"readonly={word}", ("readonly",))
+    with pytest.raises(OptionError, match="neither on nor off"):
+        options.toggle("readonly")

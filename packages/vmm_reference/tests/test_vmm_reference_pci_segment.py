@@ -113,7 +113,7 @@ class Board:
         self.loop.start()
 
     def add(self, device=None):
-        return self.segment.add_virtio(device or Rng(), self.memory, self.loop)
+        return self.segment.add_virtio(device or Rng(), self.memory, self.loop, self.errors.append)
 
     def settle(self):
         """Wait until the loop has done what it was told so far."""

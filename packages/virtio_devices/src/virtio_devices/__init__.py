@@ -4,6 +4,8 @@
 * A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
 * A *transport* (`MmioTransport`, `PciTransport`) puts a device behind registers that a driver
   finds.
+* A *device* (`Rng`, `Block`, or anything with the methods of `Device`) processes requests.
+* A *transport* (`MmioTransport`) puts a device behind registers that a driver finds.
 
 A device does not know its transport, and a transport does not know its device's requests:
 
@@ -21,12 +23,20 @@ a running device that meets one asks its driver for a reset. `virtio_devices.tes
 driver's side, for tests of devices.
 """
 
+from virtio_devices.block import (
+    Backend,
+    Block,
+    BlockFeature,
+    DiskSizes,
+    RawImage,
+)
 from virtio_devices.console import Console, ConsoleFeature, ConsolePort
 from virtio_devices.device import Device
 from virtio_devices.errors import (
     BufferOutsideMemory,
     DeviceFailed,
     DeviceViolation,
+    DiskImageError,
     DriverViolation,
     FeatureViolation,
     InvalidAvailableIndex,
@@ -70,6 +80,9 @@ from virtio_devices.transport import (
 __all__ = [
     "MMIO_SIZE",
     "QUEUE_NOTIFY_OFFSET",
+    "Backend",
+    "Block",
+    "BlockFeature",
     "BufferOutsideMemory",
     "ConfigurationSpace",
     "Console",
@@ -82,6 +95,8 @@ __all__ = [
     "DeviceInterrupt",
     "DeviceStatus",
     "DeviceViolation",
+    "DiskImageError",
+    "DiskSizes",
     "DriverViolation",
     "Feature",
     "FeatureViolation",
@@ -103,6 +118,7 @@ __all__ = [
     "Queue",
     "QueueError",
     "QueueSetupViolation",
+    "RawImage",
     "Reader",
     "RequestTooShort",
     "Rng",

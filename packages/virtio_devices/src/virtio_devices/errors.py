@@ -20,6 +20,7 @@
     ├── TapError (OSError)             a TAP interface cannot be had, or refuses what is asked of it
     ├── DeviceViolation                found by `virtio_devices.testing`: the device broke a rule
     └── VirtioUsageError (ValueError)  the caller, a device or a VMM, made a mistake
+        └── DiskImageError             a file that cannot be a disk
 
 A transport turns `DriverViolation` and `DeviceFailed` of a running device into
 DEVICE_NEEDS_RESET; a VMM sees them only where it asked for a report. Clauses are sections of
@@ -27,6 +28,10 @@ DEVICE_NEEDS_RESET; a VMM sees them only where it asked for a report. Clauses ar
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
 
 
 class VirtioError(Exception):
@@ -242,3 +247,17 @@ class DeviceViolation(VirtioError):
 
 class VirtioUsageError(VirtioError, ValueError):
     """A device or a VMM used this package in a way that cannot be right."""
+
+
+class DiskImageError(VirtioUsageError):
+    """A file that cannot be a disk.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong with it, the rest of a sentence that begins with it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
+        super().__init__(f"{path} {problem}")
+        self.path = path
+        self.problem = problem

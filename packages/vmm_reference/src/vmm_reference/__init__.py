@@ -13,7 +13,8 @@ a command in the default guest and takes its output:
 
 How it is made, from the outside in: `cli` turns flags into a `VmConfig`; `Vm` builds the machine,
 starts its threads and knows how it ended; `hypervisor` chooses between KVM and `soft_kvm`;
-`payload` loads what the guest runs; `device_manager` puts devices on the buses; `vcpu` runs the
+`payload` loads what the guest runs; `device_manager` puts devices on the buses, `virtio` makes
+and runs the virtio ones; `vcpu` runs the
 guest and hands its accesses to them. `arch` holds what is particular to x86-64, `legacy` and
 `acpi` the platform, `guest_assets` the default guest.
 
@@ -54,10 +55,12 @@ if TYPE_CHECKING:
         examine_kvm,
         open_hypervisor,
     )
+    from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
     from vmm_reference.vm import Vm
 
 __all__ = [
     "CpusConfig",
+    "DiskConfig",
     "EndKind",
     "ExitCode",
     "HostError",
@@ -71,9 +74,11 @@ __all__ = [
     "OpenHypervisor",
     "OptionError",
     "PayloadConfig",
+    "RngConfig",
     "SerialConfig",
     "SerialMode",
     "UsageError",
+    "VirtioTransport",
     "Vm",
     "VmConfig",
     "VmExit",
@@ -111,6 +116,7 @@ _HOMES = {
         "examine_kvm",
         "open_hypervisor",
     ),
+    "virtio_config": ("DiskConfig", "RngConfig", "VirtioTransport"),
     "vm": ("Vm",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

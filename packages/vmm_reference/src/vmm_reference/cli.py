@@ -26,6 +26,7 @@ from vmm_reference.config import (
 )
 from vmm_reference.errors import VmmError
 from vmm_reference.exit_codes import ExitCode, VmExit
+from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="where its first serial port goes: to this terminal, nowhere because there is none, "
         "nowhere, or to a file (--serial file=console.log); default tty",
     )
+    _add_virtio_arguments(machine)
     machine.add_argument(
         "--hypervisor",
         metavar="auto|kvm|soft",
@@ -184,6 +186,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_virtio_arguments(machine: argparse._ArgumentGroup) -> None:
+    machine.add_argument(
+        "--disk",
+        metavar="path=PATH",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="a raw image file or block device as a disk, with readonly=on, direct=on (O_DIRECT), "
+        "serial=TEXT, num_queues=N, queue_size=N; give it again for more disks "
+        "(--disk path=disk.img,readonly=on)",
+    )
+    machine.add_argument(
+        "--rng",
+        metavar="src=PATH",
+        help="random numbers for the guest, out of a file of this machine (--rng src=/dev/urandom)",
+    )
+    machine.add_argument(
+        "--virtio-transport",
+        metavar="pci|mmio",
+        default="pci",
+        help="how the guest reaches disks and the like (--virtio-transport mmio); default pci",
+    )
+
+
 def config_from_args(args: argparse.Namespace) -> VmConfig:
     """Turn parsed flags into a machine.
 
@@ -204,6 +230,9 @@ def config_from_args(args: argparse.Namespace) -> VmConfig:
         cpus=CpusConfig.parse(args.cpus),
         serial=SerialConfig.parse(serial),
         hypervisor=HypervisorChoice.parse(args.hypervisor),
+        disks=tuple(DiskConfig.parse(text) for text in args.disk),
+        rng=None if args.rng is None else RngConfig.parse(args.rng),
+        virtio_transport=VirtioTransport.parse(args.virtio_transport),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vmm_reference.errors import OptionError
 from vmm_reference.options import Options, format_size
+from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
 
 PAGE_SIZE = 4096
 _MIN_MEMORY = 2 << 20
@@ -185,6 +186,9 @@ class VmConfig:
         cpus: its processors.
         serial: its first serial port.
         hypervisor: which hypervisor runs it.
+        disks: its disks, in the order in which the guest finds them.
+        rng: its source of random numbers; None for none.
+        virtio_transport: how the guest reaches its virtio devices.
     """
 
     payload: PayloadConfig = field(default_factory=PayloadConfig)
@@ -192,3 +196,6 @@ class VmConfig:
     cpus: CpusConfig = field(default_factory=CpusConfig)
     serial: SerialConfig = field(default_factory=SerialConfig)
     hypervisor: HypervisorChoice = HypervisorChoice.AUTO
+    disks: tuple[DiskConfig, ...] = ()
+    rng: RngConfig | None = None
+    virtio_transport: VirtioTransport = VirtioTransport.PCI

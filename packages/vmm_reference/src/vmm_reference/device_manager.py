@@ -17,16 +17,23 @@ from vmm_reference.bus import Bus
 from vmm_reference.interrupts import EventFdTrigger
 from vmm_reference.legacy import cmos, debug_port, i8042, pvpanic, serial, sleep
 from vmm_reference.pci import PciSegment
+from vmm_reference.virtio.mmio import VirtioMmioBus
+from vmm_reference.virtio.pci import VirtioPciBus
+from vmm_reference.virtio_config import VirtioTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kvm_ioctls.protocols import Vm
+    from vm_memory import GuestMemory
     from vmm_reference.bus import Device
     from vmm_reference.legacy.pvpanic import PanicEvent
     from vmm_reference.memory_manager import MemoryManager
+    from vmm_reference.virtio.bus import VirtioBus
 
 _PORTS = 1 << 16
+_RTC_GSI = 8
+"""Where PCs have the clock's interrupt; ours has none, but a kernel may ask for the line."""
 _COM = {number: (base, gsi) for number, base, gsi in serial.COM_PORTS}
 
 
@@ -68,10 +75,13 @@ class DeviceManager:
         memory: how much memory the machine has, and where.
         requests: who hears what the guest asks for.
         lines: the serial ports.
+        device_memory: the guest's memory as devices see it, if not as `memory` has it.
+        virtio_transport: how the guest reaches its virtio devices.
 
     Attributes:
         pio: the port I/O bus.
         mmio: the memory bus.
+        virtio: where virtio devices are attached.
         allocator: which addresses, ports and lines are taken.
         pci: the PCI bus.
     """
@@ -82,6 +92,9 @@ class DeviceManager:
         memory: MemoryManager,
         requests: GuestRequests,
         lines: Sequence[SerialLine],
+        *,
+        device_memory: GuestMemory | None = None,
+        virtio_transport: VirtioTransport = VirtioTransport.PCI,
     ) -> None:
         self.pio = Bus("port I/O", _PORTS)
         self.mmio = Bus("memory-mapped I/O")
@@ -89,6 +102,7 @@ class DeviceManager:
         self.serial: dict[int, serial.Serial] = {}
         self._vm = vm
         self._teardown = contextlib.ExitStack()
+        self._virtio_mmio: Sequence[acpi.VirtioMmio] = ()
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for line in lines:
@@ -96,6 +110,8 @@ class DeviceManager:
             self._add_fixed(memory, requests)
             self.pci = PciSegment(vm, self.pio, self.mmio, self.allocator)
             self._teardown.callback(self.pci.close)
+            self.virtio = self._virtio_bus(device_memory or memory.memory, virtio_transport)
+            self._teardown.callback(self.virtio.close)
             on_error.pop_all()
 
     def acpi_tables(self, apic_ids: Sequence[int]) -> acpi.AcpiTables:
@@ -113,6 +129,7 @@ class DeviceManager:
                 pvpanic_port=pvpanic.BASE,
                 rtc_port=cmos.BASE,
                 pci=self.pci.acpi(),
+                virtio_mmio=self._virtio_mmio,
             )
         )
 
@@ -122,11 +139,20 @@ class DeviceManager:
             port.flush()
 
     def close(self) -> None:
-        """Unregister the interrupt lines and close their eventfds; may be called again."""
+        """Reset virtio devices, unregister interrupt lines, close eventfds; may be called again."""
         self._teardown.close()
+
+    def _virtio_bus(self, memory: GuestMemory, transport: VirtioTransport) -> VirtioBus:
+        if transport is VirtioTransport.PCI:
+            return VirtioPciBus(self.pci, memory)
+        bus = VirtioMmioBus(self._vm, self.mmio, self.allocator, self._interrupt_line, memory)
+        self._virtio_mmio = bus.slots
+        return bus
 
     def _add_serial(self, line: SerialLine) -> None:
         base, gsi = _COM[line.number]
+        if gsi >= self.allocator.gsis.pins.base:
+            self.allocator.gsis.reserve(gsi)
         port = serial.Serial(
             self._interrupt_line(gsi),
             line.output,
@@ -152,8 +178,6 @@ class DeviceManager:
         self.pio.insert(base, size, device)
 
     def _interrupt_line(self, gsi: int) -> EventFdTrigger:
-        if gsi >= self.allocator.gsis.pins.base:
-            self.allocator.gsis.reserve(gsi)
         trigger = EventFdTrigger()
         self._teardown.callback(trigger.close)
         self._vm.register_irqfd(trigger.fileno(), gsi)
@@ -175,4 +199,5 @@ def _allocator(memory: MemoryManager) -> SystemAllocator:
     )
     for start, size, owner in layout.FIXED_MMIO:
         allocator.physical.reserve(Range.sized(start, size), owner)
+    allocator.gsis.reserve(_RTC_GSI)
     return allocator

@@ -10,6 +10,7 @@ Any thread may register, unregister and set timers.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -49,14 +50,16 @@ class Timer:
 
 
 class EventLoop:
-    """The device thread of a virtual machine.
+    """A device thread of a virtual machine.
 
     Args:
         on_error: called on the loop's thread with the exception that ended it.
+        name: the thread's, for debuggers.
     """
 
-    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+    def __init__(self, on_error: Callable[[BaseException], None], name: str = "event-loop") -> None:
         self._on_error = on_error
+        self._name = name
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -83,9 +86,10 @@ class EventLoop:
             raise
 
     def remove_reader(self, fd: int) -> None:
-        """Forget `fd`; harmless if it is not registered."""
+        """Forget `fd`; harmless if it is not registered, or closed by now."""
         if self._readers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # what is closed has left the epoll by itself
+                self._epoll.unregister(fd)
 
     def call_later(self, delay_ns: int, callback: Callable[[], object]) -> Timer:
         """Call `callback` on the loop's thread when `delay_ns` nanoseconds have passed."""
@@ -101,7 +105,7 @@ class EventLoop:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -121,6 +121,7 @@ def require_extensions(hypervisor: Hypervisor) -> None:
         Cap.EXT_CPUID,
         Cap.PIT2,
         Cap.IRQFD,
+        Cap.IOEVENTFD,
     )
     missing = [cap.name for cap in required if not hypervisor.check_extension(cap)]
     if missing:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)([KMGTkmgt]?)")
+_TOGGLES = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 _MAX_U64 = (1 << 64) - 1
 
 
@@ -134,6 +135,15 @@ class Options:
         if not (text.isascii() and text.isdigit()) or len(text) > 19:
             raise self.bad(f"{key}: {text!r} is not a whole number")
         return int(text)
+
+    def toggle(self, key: str) -> bool | None:
+        """Return whether `key` is on; None if it is not given."""
+        text = self._values.get(key)
+        if text is None:
+            return None
+        if text not in _TOGGLES:
+            raise self.bad(f"{key}: {text!r} is neither on nor off")
+        return _TOGGLES[text]
 
 
 def _unknown_key(piece: str, keys: Sequence[str]) -> str:

@@ -42,6 +42,8 @@ from vmm_reference.logs import NOTICE
 from vmm_reference.memory_manager import MemoryManager, refuse_beyond_host
 from vmm_reference.serial_lines import SerialLines
 from vmm_reference.signals import wakeups
+from vmm_reference.virtio.device_memory import DeviceMemory
+from vmm_reference.virtio.devices import VirtioDevices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from kvm_ioctls.protocols import Hypervisor
     from kvm_ioctls.protocols import Vm as KvmVm
+    from vm_memory import GuestMemory
     from vmm_reference.config import VmConfig
     from vmm_reference.hypervisor import OpenHypervisor
 
@@ -311,9 +314,18 @@ class Vm:
         lines = SerialLines(config, self._io, loop, self.stop)
         teardown.callback(lines.close)
         self._lines = lines
-        devices = DeviceManager(vm, memory, self._requests, lines.lines)
+        devices = DeviceManager(
+            vm,
+            memory,
+            self._requests,
+            lines.lines,
+            device_memory=_device_memory(vm, memory),
+            virtio_transport=config.virtio_transport,
+        )
         teardown.callback(devices.close)
         self._devices = devices
+        virtio = VirtioDevices(config, devices.virtio, self._fail)
+        teardown.callback(virtio.close)
 
         apic_ids = range(config.cpus.boot)
         tables = devices.acpi_tables(apic_ids)
@@ -321,6 +333,8 @@ class Vm:
         self._make_vcpus(hypervisor, vm, devices, kernel.entry)
         loop.start()
         teardown.callback(loop.stop)  # before any device goes
+        virtio.start()
+        teardown.callback(virtio.stop)
 
     def _make_vcpus(
         self, hypervisor: Hypervisor, vm: KvmVm, devices: DeviceManager, entry: int
@@ -363,6 +377,12 @@ class Vm:
             self._teardown.pop_all()
         elif self._devices is not None:
             self._devices.flush()
+
+
+def _device_memory(vm: KvmVm, memory: MemoryManager) -> GuestMemory:
+    """The guest's memory for devices: an emulator must be told what they write."""
+    invalidate = getattr(vm, "invalidate", None)
+    return memory.memory if invalidate is None else DeviceMemory.over(memory.memory, invalidate)
 
 
 class _GuestRequests:

@@ -114,7 +114,7 @@ bool sk_code_at(const struct sk_vm *vm, uint64_t gpa)
 {
     uint64_t page = gpa / SK_PAGE;
 
-    return page < vm->code.pages && vm->code.bitmap[page / 8] & 1u << page % 8;
+    return page < vm->code.pages && __atomic_load_n(&vm->code.bitmap[page / 8], __ATOMIC_RELAXED) & 1u << page % 8;
 }
 
 void sk_code_install(struct sk_vm *vm)
@@ -139,14 +139,13 @@ bool sk_code_resize(struct sk_vm *vm, uint64_t pages)
     return true;
 }
 
-/* Somebody other than the guest wrote to memory: translations from it are dropped.  The baton is held. */
-void sk_code_invalidate(struct sk_vm *vm, uint64_t gpa, uint64_t size)
+/* Whether translations were made from a range. Any thread that keeps the slots as they are may ask. */
+bool sk_code_within(const struct sk_vm *vm, uint64_t gpa, uint64_t size)
 {
     for (uint64_t page = gpa / SK_PAGE; size && page <= (gpa + size - 1) / SK_PAGE && page < vm->code.pages; page++)
-        if (sk_code_at(vm, page * SK_PAGE)) {
-            sk_code_flush(vm);
-            return;
-        }
+        if (sk_code_at(vm, page * SK_PAGE))
+            return true;
+    return false;
 }
 
 void sk_code_flush(struct sk_vm *vm)

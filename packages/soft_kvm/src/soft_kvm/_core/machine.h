@@ -192,7 +192,7 @@ uint64_t sk_rflags(const struct sk_vcpu *v); /* of the loaded image; lazy flags 
 /* code.c */
 void sk_code_install(struct sk_vm *vm);
 bool sk_code_resize(struct sk_vm *vm, uint64_t pages);
-void sk_code_invalidate(struct sk_vm *vm, uint64_t gpa, uint64_t size);
+bool sk_code_within(const struct sk_vm *vm, uint64_t gpa, uint64_t size);
 void sk_code_flush(struct sk_vm *vm);
 
 /* hooks.c: the engine's callbacks */

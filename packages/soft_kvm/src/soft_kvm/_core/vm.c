@@ -87,13 +87,24 @@ int sk_vm_take_dirty(struct sk_vm *vm, uint32_t id, uint64_t *bits, size_t words
     return result;
 }
 
+/*
+ * Called for whatever a device fills, which is seldom code; then nobody has to stand still.  A page that a
+ * guest gave to a device was marked before that, if ever, and marks go with the translations themselves.
+ */
 int sk_vm_invalidate(struct sk_vm *vm, uint64_t gpa, uint64_t size)
 {
+    bool code;
+
+    pthread_mutex_lock(&vm->baton_lock); /* the slots stay */
+    code = sk_code_within(vm, gpa, size);
+    pthread_mutex_unlock(&vm->baton_lock);
+    if (!code)
+        return 0;
     hold_still(vm);
     if (vm->holder)
         vm->holder->stale = true; /* in the middle of an instruction: seen to when its block has ended */
     else
-        sk_code_invalidate(vm, gpa, size);
+        sk_code_flush(vm);
     go_on(vm);
     return 0;
 }

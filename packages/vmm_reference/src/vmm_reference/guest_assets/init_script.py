@@ -76,6 +76,27 @@ for device in /sys/bus/virtio/devices/*; do
 done
 [ -n "$drivers" ] && modprobe -aq $drivers
 
+read -r cmdline </proc/cmdline
+rows= cols= root= init=/sbin/init access=ro
+for word in $cmdline; do
+    case $word in
+        py_vmm.rows=*) rows=${word#*=} ;;
+        py_vmm.cols=*) cols=${word#*=} ;;
+        root=/dev/*) root=${word#*=} ;;
+        init=*) init=${word#*=} ;;
+        rw) access=rw ;;
+    esac
+done
+
+# A root file system on a disk takes over, as it would from a distribution's initramfs.
+if [ -n "$root" ] && ! [ -e /etc/py-vmm/exec ] && mount -o "$access" "$root" /mnt; then
+    for name in dev proc sys; do
+        [ -d "/mnt/$name" ] && mount --move "/$name" "/mnt/$name"
+    done
+    trap - USR1 USR2 TERM
+    cd /mnt && mount --move . / && exec chroot . "$init"
+fi
+
 echo py-vmm >/proc/sys/kernel/hostname
 cd /root
 
@@ -98,14 +119,6 @@ if [ -e /etc/py-vmm/exec ]; then
     echo "$status" >&5
     exec 5>&-
 else
-    read -r cmdline </proc/cmdline
-    rows= cols=
-    for word in $cmdline; do
-        case $word in
-            py_vmm.rows=*) rows=${word#*=} ;;
-            py_vmm.cols=*) cols=${word#*=} ;;
-        esac
-    done
     [ -n "$rows" ] && [ -n "$cols" ] && stty rows "$rows" cols "$cols"
     mount -t devpts devpts /dev/pts
     mount -t tmpfs tmpfs /dev/shm

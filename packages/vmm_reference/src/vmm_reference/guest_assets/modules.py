@@ -117,7 +117,7 @@ def _modinfo(elf: bytes) -> dict[str, list[str]]:
             for index in range(count)
         ]
         names_at = headers[names_index][4]
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         raise ModuleError("damaged ELF section table") from None
     for name, _, _, _, offset, size in headers:
         start = names_at + name

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from kvm_ioctls import KvmError
+from virtio_devices import PciTransport
 from vm_allocator import NoFreeId, Range
 from vmm_reference.acpi.pci import PciHost
 from vmm_reference.arch.x86_64 import layout
@@ -16,10 +17,13 @@ from vmm_reference.pci.host_bridge import HostBridge
 from vmm_reference.pci.intx import IntxLine
 from vmm_reference.pci.messages import GsiRoutes, IrqfdVector
 from vmm_reference.pci.virtio import VirtioFunction
+from vmm_reference.virtio.worker import VirtioWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvm_ioctls.protocols import Vm
-    from virtio_devices import Device
+    from virtio_devices import Device, VirtioError
     from vm_allocator import SystemAllocator
     from vm_memory import GuestMemory
     from vmm_reference.bus import Bus
@@ -55,10 +59,22 @@ class PciSegment:
         allocator.pio.reserve(Range.sized(PORTS_BASE, PORTS_SIZE), "PCI configuration")
         pio.insert(PORTS_BASE, PORTS_SIZE, ConfigurationPorts(self.bus))
 
-    def add_virtio(self, device: Device, memory: GuestMemory, loop: EventLoop) -> VirtioFunction:
+    def add_virtio(
+        self,
+        device: Device,
+        memory: GuestMemory,
+        loop: EventLoop,
+        report: Callable[[VirtioError], None],
+    ) -> VirtioFunction:
         """Put a virtio device into the lowest free slot; it works on `loop`.
 
         It has a vector for each queue and one for configuration changes.
+
+        Args:
+            device: the device.
+            memory: the guest's memory as the device sees it.
+            loop: where it works.
+            report: told what the guest did wrong with it.
 
         Raises:
             HostError: no slot, address, interrupt or descriptor is left.
@@ -68,7 +84,12 @@ class PciSegment:
             try:
                 vectors = [self._vector(undo) for _ in range(len(device.queue_sizes) + 1)]
                 pin = self._lines[self.bus.gsi(slot, _INTA) - layout.PCI_INTX_GSI].pin()
-                function = VirtioFunction(device, memory, self._vm, loop, vectors=vectors, line=pin)
+                worker = VirtioWorker(device, loop)
+                undo.callback(worker.close)
+                transport = PciTransport(
+                    device, memory, vectors=vectors, line=pin, kick=worker.kick, report=report
+                )
+                function = VirtioFunction(transport, worker, self._vm)
                 undo.callback(function.close)
                 self.bus.attach(slot, function)
             except (NoFreeId, KvmError, OSError) as error:

@@ -7,55 +7,32 @@ from typing import TYPE_CHECKING
 
 from kvm_ioctls import KvmError, Mmio
 from virtio_devices import PciTransport
-from vmm_reference.virtio_work import VirtioWork
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kvm_ioctls.protocols import Vm
-    from virtio_devices import Device, InterruptLine, MsiVector, VirtioError
-    from vm_memory import GuestMemory
-    from vmm_reference.event_loop import EventLoop
+    from vmm_reference.virtio.worker import VirtioWorker
 
 logger = logging.getLogger(__name__)
 
 
 class VirtioFunction:
-    """A `PciFunction` that is a virtio device; it works on the event loop.
+    """A `PciFunction` that is a virtio device.
 
     Args:
-        device: the device.
-        memory: the guest's memory.
+        transport: the function's registers.
+        worker: runs the device from now on.
         vm: where ioeventfds are registered.
-        loop: on which the device works.
-        vectors: for MSI-X.
-        line: the pin INTA#.
 
     Attributes:
         transport: the function's registers.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        memory: GuestMemory,
-        vm: Vm,
-        loop: EventLoop,
-        *,
-        vectors: Sequence[MsiVector],
-        line: InterruptLine,
-    ) -> None:
+    def __init__(self, transport: PciTransport, worker: VirtioWorker, vm: Vm) -> None:
+        self.transport = transport
+        self._worker = worker
         self._vm = vm
-        self._work = VirtioWork(loop, len(device.queue_sizes))
         self._listening: dict[int, int] = {}  # address of each ioeventfd
-        try:
-            self.transport = PciTransport(
-                device, memory, vectors=vectors, line=line, kick=self._work.kick, report=_report
-            )
-            self._work.start(self.transport)
-        except BaseException:
-            self._work.close()
-            raise
+        worker.start(transport.process_queue)
         self.read_config = self.transport.read_config
         self.write_config = self.transport.write_config
         self.memory_ranges = self.transport.memory_ranges
@@ -63,10 +40,8 @@ class VirtioFunction:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Take what the guest wrote into the registers."""
-        before = self.transport.status
         self.transport.write(offset, data)
-        if self.transport.status != before:
-            self._work.reconsider()
+        self._worker.look_again()
 
     def bar(self, index: int) -> VirtioFunction:  # noqa: ARG002 - there is one
         """The registers."""
@@ -79,7 +54,7 @@ class VirtioFunction:
         self._listening.clear()
         if base is None:
             return
-        for queue, fd in enumerate(self._work.kicks):
+        for queue, fd in enumerate(self._worker.kicks):
             address = base + PciTransport.notify_offset(queue)
             try:
                 self._vm.register_ioevent(fd, Mmio(address))
@@ -90,11 +65,5 @@ class VirtioFunction:
 
     def close(self) -> None:
         """Reset the device and let go of everything; it is on no bus by now. May come again."""
-        self._work.stop()  # before the device may close what the loop waits for
+        self._worker.close()  # before the device may close what the loop waits for
         self.transport.reset()
-        self._work.close()
-
-
-def _report(error: VirtioError) -> None:
-    """A guest decides how often, so nothing above debugging hears of it."""
-    logger.debug("%s", error)

@@ -1,0 +1,152 @@
+"""The block device's life: features, configuration space, queues (virtio 1.2 §5.2)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from virtio_devices.block.config import (
+    MAX_SERIAL,
+    WRITEBACK_OFFSET,
+    BlockFeature,
+    config_space,
+    max_request_bytes,
+    offered_features,
+)
+from virtio_devices.block.executor import Executor
+from virtio_devices.errors import VirtioUsageError
+from virtio_devices.features import DeviceId
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from virtio_devices.block.backend import Backend
+    from virtio_devices.interrupt import DeviceInterrupt
+    from virtio_devices.queue.interface import Queue
+    from vm_memory import GuestMemory
+
+#: After how much work, as bytes of data, one call of `Block.process_queue` lets others have a turn.
+MAX_WORK_PER_CALL = 64 << 20
+
+MAX_QUEUES = 64
+
+_FLUSH = int(BlockFeature.FLUSH)
+_CONFIG_WCE = int(BlockFeature.CONFIG_WCE)
+
+
+class Block:
+    """A disk.
+
+    Requests are carried out one after another, by the thread that calls `process_queue`; that
+    thread waits for the host's disk.
+
+    Args:
+        backend: where the bytes are; stays the caller's.
+        serial: what the driver learns as the disk's serial number, up to 20 bytes.
+        queues: request queues, one for each processor that shall have its own.
+        queue_size: entries of each, a power of 2.
+        report: told what the host failed at, each time; the guest hears only of "an error".
+
+    Raises:
+        VirtioUsageError: the serial is too long, or there cannot be so many queues.
+    """
+
+    device_id = DeviceId.BLOCK
+    readiness: Mapping[int, int] = MappingProxyType({})
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        serial: bytes = b"",
+        queues: int = 1,
+        queue_size: int = 256,
+        report: Callable[[OSError], object] = lambda _error: None,
+    ) -> None:
+        if len(serial) > MAX_SERIAL:
+            raise VirtioUsageError(f"the serial {serial!r} is longer than {MAX_SERIAL} bytes")
+        if not 1 <= queues <= MAX_QUEUES:
+            raise VirtioUsageError(f"a disk has 1 to {MAX_QUEUES} queues, not {queues}")
+        self.features = offered_features(backend, queues)
+        self.queue_sizes = (queue_size,) * queues
+        self._backend = backend
+        self._serial = serial.ljust(MAX_SERIAL, b"\0")
+        self._limit = max_request_bytes(queue_size)
+        self._report = report
+        self._accepted = 0
+        self._writeback = True
+        self._config = self._make_config()
+        self._queues: Mapping[int, Queue] = {}
+        self._interrupt: DeviceInterrupt | None = None
+        self._executor: Executor | None = None
+
+    @property
+    def config(self) -> bytes:
+        """The configuration space."""
+        return self._config
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Take the cache mode, 0 for write-through, if the driver negotiated that it may."""
+        if self._accepted & _CONFIG_WCE and offset == WRITEBACK_OFFSET and len(data) == 1:
+            self._set_writeback(data != b"\0")
+
+    def accept_features(self, features: int) -> bool:
+        """Any subset will do. A driver that cannot flush gets stable writes (§5.2.5.2)."""
+        self._accepted = features
+        self._set_writeback(bool(features & _FLUSH))
+        return True
+
+    def activate(
+        self, memory: GuestMemory, queues: Mapping[int, Queue], interrupt: DeviceInterrupt
+    ) -> None:
+        """Start to serve requests."""
+        executor = Executor(self._backend, memory, self._serial, self._limit, self._report)
+        executor.features = self._accepted
+        executor.writeback = self._writeback
+        self._executor = executor
+        self._queues = queues
+        self._interrupt = interrupt
+
+    def process_queue(self, index: int) -> bool:
+        """Carry out what is in a queue, up to its size and some 64 MiB; True if more is left."""
+        queue = self._queues.get(index)
+        if queue is None or self._executor is None or self._interrupt is None:
+            return False
+        try:
+            return _serve(queue, self._executor)
+        finally:
+            if queue.needs_notification():
+                self._interrupt.used_buffer(index)
+
+    def reset(self) -> None:
+        """Forget the queues."""
+        self._queues = {}
+        self._interrupt = None
+        self._executor = None
+        self._accepted = 0
+        self._set_writeback(True)
+
+    def _set_writeback(self, writeback: bool) -> None:
+        self._writeback = writeback
+        self._config = self._make_config()
+        if self._executor is not None:
+            self._executor.writeback = writeback
+
+    def _make_config(self) -> bytes:
+        queues = len(self.queue_sizes)
+        return config_space(self._backend, queues, self.queue_sizes[0], writeback=self._writeback)
+
+
+def _serve(queue: Queue, executor: Executor) -> bool:
+    """As `serve`, and with an end to the work, which the chains' number does not bound."""
+    stop_at = executor.work + MAX_WORK_PER_CALL
+    queue.disable_notification()
+    for _ in range(queue.size):
+        chain = queue.pop()
+        if chain is not None:
+            queue.add_used(chain, executor.execute(chain))
+            if executor.work >= stop_at:
+                break
+        elif not queue.enable_notification():
+            return False
+    return True
