@@ -1,6 +1,7 @@
 """Virtio for virtual machine monitors: queues, transports and devices, in three parts.
 
-* A *queue* (`SplitQueue`) gives out requests from rings in guest memory and takes them back.
+* A *queue* (`SplitQueue`, `PackedQueue`) gives out requests from rings in guest memory and takes
+  them back.
 * A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
 * A *transport* (`MmioTransport`) puts a device behind registers that a driver finds.
 
@@ -43,6 +44,8 @@ from virtio_devices.features import DeviceId, Feature
 from virtio_devices.interrupt import DeviceInterrupt, Interrupt
 from virtio_devices.queue import (
     DescriptorChain,
+    PackedLayout,
+    PackedQueue,
     Queue,
     Reader,
     SplitLayout,
@@ -79,6 +82,8 @@ __all__ = [
     "InvalidIndirectTable",
     "InvalidQueueLayout",
     "MmioTransport",
+    "PackedLayout",
+    "PackedQueue",
     "Queue",
     "QueueError",
     "QueueSetupViolation",

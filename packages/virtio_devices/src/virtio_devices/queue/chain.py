@@ -142,7 +142,8 @@ class DescriptorChain:
     """A request that the driver made available.
 
     Attributes:
-        head: index of its first descriptor, by which the driver knows it.
+        head: what the driver knows it by: the index of its first descriptor in a split queue,
+            its buffer id in a packed one.
         reader: the bytes that the device may read.
         writer: the bytes that the device may write.
     """

@@ -20,16 +20,34 @@ from virtio_devices.queue.layout import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vm_memory import GuestMemory
 
 #: Bytes of all buffers of one chain (virtio 1.2 §2.7.5.2).
 MAX_CHAIN_BYTES = 1 << 32
 
+#: Where the rules about chains stand, for each format of rings.
+SPLIT_CLAUSES = {
+    "length": "2.7.5.3.1",
+    "order": "2.7.4.2",
+    "total": "2.7.5.2",
+    "memory": "2.7.5",
+    "indirect": "2.7.5.3.1",
+}
+PACKED_CLAUSES = {
+    "length": "2.8.17",
+    "order": "2.8.17",
+    "total": "2.8.4",
+    "memory": "2.8.13",
+    "indirect": "2.8.19",
+}
+
 _descriptor = struct.Struct("<QIHH")  # addr, len, flags, next (virtio 1.2 §2.7.5)
 
 
 class ChainWalker:
-    """Collects chains from one descriptor table.
+    """Collects chains from one descriptor table of a split queue.
 
     Args:
         memory: guest memory that holds the table and the buffers.
@@ -52,13 +70,19 @@ class ChainWalker:
         Raises:
             QueueError: a rule about chains is broken.
         """
-        chain = _Collection(self._memory, head, self._size)
+        chain = Collection(self._memory, head, self._size, SPLIT_CLAUSES)
         table, entries, in_indirect, index = self._table, self._size, False, head
         while True:
             raw = self._memory.read(table + DESCRIPTOR_SIZE * index, DESCRIPTOR_SIZE)
             address, size, flags, following = _descriptor.unpack(raw)
             if flags & DESC_F_INDIRECT:
-                self._check_table(chain, (address, size, flags), in_indirect)
+                chain.check_table(
+                    address,
+                    size,
+                    negotiated=self._indirect,
+                    nested=in_indirect,
+                    linked=bool(flags & DESC_F_NEXT),
+                )
                 table, entries, in_indirect, index = address, size // DESCRIPTOR_SIZE, True, 0
                 continue
             chain.append(address, size, writable=bool(flags & DESC_F_WRITE))
@@ -68,54 +92,63 @@ class ChainWalker:
                 raise InvalidChain(head, f"goes on at {following} of a table of {entries}", "2.7.5")
             index = following
 
-    def _check_table(
-        self, chain: _Collection, descriptor: tuple[int, int, int], in_indirect: bool
+
+class Collection:
+    """The buffers of one chain as far as they are known.
+
+    Args:
+        memory: guest memory.
+        head: index of the chain's first descriptor.
+        limit: the most buffers that it may have.
+        clauses: the rules that it is held to.
+    """
+
+    __slots__ = ("_bytes", "_clauses", "_limit", "_memory", "head", "readable", "writable")
+
+    def __init__(
+        self, memory: GuestMemory, head: int, limit: int, clauses: Mapping[str, str]
     ) -> None:
-        """Raise unless this descriptor may refer to an indirect table.
-
-        Its WRITE flag means nothing (virtio 1.2 §2.7.5.3.2).
-        """
-        address, size, flags = descriptor
-        reason = None
-        if not self._indirect:
-            reason = "was not negotiated"
-        elif in_indirect:
-            reason = "stands inside another one"
-        elif flags & DESC_F_NEXT:
-            reason = "has a descriptor after it"
-        elif size == 0 or size % DESCRIPTOR_SIZE:
-            reason = "does not hold a whole number of descriptors"
-        if reason is not None:
-            raise InvalidIndirectTable(chain.head, address, size, reason)
-        if not self._memory.check_range(address, size):
-            raise BufferOutsideMemory(chain.head, address, size)
-
-
-class _Collection:
-    """The buffers of one chain as far as they are known."""
-
-    __slots__ = ("_bytes", "_limit", "_memory", "head", "readable", "writable")
-
-    def __init__(self, memory: GuestMemory, head: int, limit: int) -> None:
         self._memory = memory
         self._limit = limit
+        self._clauses = clauses
         self._bytes = 0
         self.head = head
         self.readable: list[tuple[int, int]] = []
         self.writable: list[tuple[int, int]] = []
 
     def append(self, address: int, size: int, *, writable: bool) -> None:
+        """Take one more buffer, or raise for the rule that it breaks."""
+        clauses = self._clauses
         if len(self.readable) + len(self.writable) == self._limit:
-            raise InvalidChain(
-                self.head, f"has more than {self._limit} descriptors or loops", "2.7.5.3.1"
-            )
+            reason = f"has more than {self._limit} descriptors or loops"
+            raise InvalidChain(self.head, reason, clauses["length"])
         if self.writable and not writable:
-            raise InvalidChain(
-                self.head, "has a readable descriptor after a writable one", "2.7.4.2"
-            )
+            reason = "has a readable descriptor after a writable one"
+            raise InvalidChain(self.head, reason, clauses["order"])
         self._bytes += size
         if self._bytes > MAX_CHAIN_BYTES:
-            raise InvalidChain(self.head, "holds more than 2^32 bytes", "2.7.5.2")
+            raise InvalidChain(self.head, "holds more than 2^32 bytes", clauses["total"])
         if not self._memory.check_range(address, size):
-            raise BufferOutsideMemory(self.head, address, size)
+            raise BufferOutsideMemory(self.head, address, size, clauses["memory"])
         (self.writable if writable else self.readable).append((address, size))
+
+    def check_table(
+        self, address: int, size: int, *, negotiated: bool, nested: bool, linked: bool
+    ) -> None:
+        """Raise unless a descriptor may refer to this indirect table.
+
+        Its WRITE flag means nothing (virtio 1.2 §2.7.5.3.2, §2.8.7).
+        """
+        reason = None
+        if not negotiated:
+            reason = "was not negotiated"
+        elif nested:
+            reason = "stands inside another one"
+        elif linked:
+            reason = "is linked with other descriptors"
+        elif size == 0 or size % DESCRIPTOR_SIZE:
+            reason = "does not hold a whole number of descriptors"
+        if reason is not None:
+            raise InvalidIndirectTable(self.head, address, size, reason, self._clauses["indirect"])
+        if not self._memory.check_range(address, size):
+            raise BufferOutsideMemory(self.head, address, size, self._clauses["memory"])

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from virtio_devices.testing.packed import PackedDriver
     from virtio_devices.testing.split import SplitDriver
 else:
     Protocol = object
@@ -89,7 +90,7 @@ class MmioDriver:
             raise DeviceViolation(f"features {accepted:#x} were offered and refused", "2.2.2")
         return accepted
 
-    def add_queue(self, index: int, queue: SplitDriver) -> None:
+    def add_queue(self, index: int, queue: SplitDriver | PackedDriver) -> None:
         """Tell the device where a queue is, and enable it (§4.2.3.2).
 
         Raises:
@@ -100,11 +101,7 @@ class MmioDriver:
         if self.read(0x044) or self.read(0x034) < layout.size:
             raise DeviceViolation(f"queue {index} is in use or too small", "4.2.3.2")
         self.write(0x038, layout.size)
-        for offset, address in (
-            (0x080, layout.descriptor_table),
-            (0x090, layout.available_ring),
-            (0x0A0, layout.used_ring),
-        ):
+        for offset, address in zip((0x080, 0x090, 0x0A0), layout.areas, strict=True):
             self.write(offset, address & 0xFFFF_FFFF)
             self.write(offset + 4, address >> 32)
         self.write(0x044, 1)

@@ -21,6 +21,7 @@ from virtio_devices.errors import (
 )
 from virtio_devices.features import Feature
 from virtio_devices.queue.layout import MAX_QUEUE_SIZE
+from virtio_devices.queue.packed import PackedQueue
 from virtio_devices.queue.split import SplitQueue
 from virtio_devices.transport.activation import Activation
 from virtio_devices.transport.setup import QueueSetup
@@ -39,15 +40,19 @@ if TYPE_CHECKING:
 
     from virtio_devices.device import Device
     from virtio_devices.errors import VirtioError
+    from virtio_devices.queue.interface import Queue
     from virtio_devices.transport.activation import Events
     from vm_memory import GuestMemory
 
 #: Features of rings and of the device's interface that are offered for every device.
-RING_FEATURES = int(Feature.VERSION_1 | Feature.EVENT_IDX | Feature.INDIRECT_DESC)
+RING_FEATURES = int(
+    Feature.VERSION_1 | Feature.EVENT_IDX | Feature.INDIRECT_DESC | Feature.RING_PACKED
+)
 
 _VERSION_1 = int(Feature.VERSION_1)
 _EVENT_IDX = int(Feature.EVENT_IDX)
 _INDIRECT_DESC = int(Feature.INDIRECT_DESC)
+_RING_PACKED = int(Feature.RING_PACKED)
 
 _DEVICE_BITS = (1 << 24) - 1 | 0x3FFF << 50  # virtio 1.2 §2.2: 0 to 23 and 50 to 127 (to 63 here)
 _FEATURE_WORDS = 2
@@ -252,15 +257,16 @@ class DeviceLifecycle:
         except (DriverViolation, DeviceFailed) as error:
             activation.needs_reset(error)
 
-    def _make_queue(self, setup: QueueSetup) -> SplitQueue:
-        layout = setup.layout()
-        layout.check(self._memory, setup.max_size)
-        return SplitQueue(
-            self._memory,
-            layout,
-            event_idx=bool(self._features & _EVENT_IDX),
-            indirect=bool(self._features & _INDIRECT_DESC),
-        )
+    def _make_queue(self, setup: QueueSetup) -> Queue:
+        event_idx = bool(self._features & _EVENT_IDX)
+        indirect = bool(self._features & _INDIRECT_DESC)
+        if self._features & _RING_PACKED:
+            packed = setup.packed_layout()
+            packed.check(self._memory, setup.max_size)
+            return PackedQueue(self._memory, packed, event_idx=event_idx, indirect=indirect)
+        split = setup.split_layout()
+        split.check(self._memory, setup.max_size)
+        return SplitQueue(self._memory, split, event_idx=event_idx, indirect=indirect)
 
     # Configuration space
 

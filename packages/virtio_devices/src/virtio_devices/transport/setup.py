@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from virtio_devices.queue.layout import SplitLayout
+from virtio_devices.queue.packed_layout import PackedLayout
 
 
 class QueueSetup:
@@ -29,6 +30,15 @@ class QueueSetup:
         self.driver_area = 0
         self.device_area = 0
 
-    def layout(self) -> SplitLayout:
+    @property
+    def areas(self) -> tuple[int, int, int]:
+        """The three addresses, in the order in which a layout takes them."""
+        return self.descriptor_area, self.driver_area, self.device_area
+
+    def split_layout(self) -> SplitLayout:
         """The same as a split queue's layout, unchecked."""
-        return SplitLayout(self.size, self.descriptor_area, self.driver_area, self.device_area)
+        return SplitLayout(self.size, *self.areas)
+
+    def packed_layout(self) -> PackedLayout:
+        """The same as a packed queue's layout, unchecked."""
+        return PackedLayout(self.size, *self.areas)
