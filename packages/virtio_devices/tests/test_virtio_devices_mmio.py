@@ -108,7 +108,7 @@ def test_narrow_and_wide_writes_are_ignored(block, size):
 
 
 def test_unknown_registers_read_zero_and_ignore_writes(block):
-    """Legacy registers, gaps and QueueReset (RING_RESET is not offered) among them."""
+    """Legacy registers and gaps among them, and QueueReset, which this device does not offer."""
     for offset in (0x028, 0x03C, 0x040, 0x048, 0x0C0, 0x0F8):
         block.driver.write(offset, 0xFFFF_FFFF)
         assert block.driver.read(offset) == 0

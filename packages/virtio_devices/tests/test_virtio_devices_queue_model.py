@@ -64,6 +64,8 @@ class QueueModel(RuleBasedStateMachine):
         )
         self.available = []  # (head, readable bytes, room) as the device must find them
         self.held = []  # (chain, room)
+        self.taken = []  # every chain, as long as it can matter in which order
+        self.contents = {}  # readable bytes by head
         self.returned = []  # (head, data) as the driver must find them
         self.free = size
         self.cost = {}  # descriptors by head
@@ -78,7 +80,9 @@ class QueueModel(RuleBasedStateMachine):
 
     def wind_on(self, index):
         """All four free-running indices as they are after that many chains."""
-        self.queue._next_avail = self.queue._next_used = index
+        state = self.queue.state()
+        state.position = index
+        self.queue = self.make_queue.restore(self.memory, state)
         self.driver._avail = self.driver._used = index
         self.memory.store(self.driver.layout.avail_idx, index, 2)
         self.memory.store(self.driver.layout.used_idx, index, 2)
@@ -87,6 +91,7 @@ class QueueModel(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "memory"):
             self.held.clear()
+            self.taken.clear()
             self.memory.close()
 
     def entries(self, heads):
@@ -121,6 +126,8 @@ class QueueModel(RuleBasedStateMachine):
         assert (chain.head, chain.writer.size) == (head, room)
         assert chain.reader.read(chain.reader.size) == content
         self.held.append((chain, room))
+        self.taken.append(chain)
+        self.contents[head] = content
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -136,6 +143,21 @@ class QueueModel(RuleBasedStateMachine):
         self.returned.append((chain.head, content))
         self.used.add(self.entries([chain.head]))
         return chain, content
+
+    @rule()
+    def put_back_or_save(self):
+        """The chains that were taken last go back; if that is all of them, so does the queue."""
+        for chain in reversed([chain for chain, _room in self.held]):
+            if self.taken[-1:] != [chain]:
+                break
+            self.queue.put_back(chain)
+            self.taken.pop()
+            _chain, room = self.held.pop()
+            content = self.contents[chain.head]
+            self.available.insert(0, (chain.head, content, room))
+        if not self.held:
+            self.queue = self.make_queue.restore(self.memory, self.queue.state())
+            self.used.passed.clear()
 
     @rule()
     def collect(self):

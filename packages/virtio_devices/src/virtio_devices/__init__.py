@@ -21,7 +21,7 @@ a running device that meets one asks its driver for a reset. `virtio_devices.tes
 driver's side, for tests of devices.
 """
 
-from virtio_devices.device import Device
+from virtio_devices.device import Device, RestartsQueues
 from virtio_devices.errors import (
     BufferOutsideMemory,
     DeviceFailed,
@@ -47,6 +47,7 @@ from virtio_devices.queue import (
     PackedLayout,
     PackedQueue,
     Queue,
+    QueueState,
     Reader,
     SplitLayout,
     SplitQueue,
@@ -87,8 +88,10 @@ __all__ = [
     "Queue",
     "QueueError",
     "QueueSetupViolation",
+    "QueueState",
     "Reader",
     "RequestTooShort",
+    "RestartsQueues",
     "Rng",
     "SplitLayout",
     "SplitQueue",

@@ -12,12 +12,14 @@ from virtio_devices.queue.packed import PackedQueue
 from virtio_devices.queue.packed_layout import PackedLayout
 from virtio_devices.queue.serve import serve
 from virtio_devices.queue.split import SplitQueue
+from virtio_devices.queue.state import QueueState
 
 __all__ = [
     "DescriptorChain",
     "PackedLayout",
     "PackedQueue",
     "Queue",
+    "QueueState",
     "Reader",
     "SplitLayout",
     "SplitQueue",

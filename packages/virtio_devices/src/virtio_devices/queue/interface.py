@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from virtio_devices.queue.chain import DescriptorChain
+    from virtio_devices.queue.state import QueueState
 else:
     Protocol = object
 
@@ -24,6 +25,13 @@ class Queue(Protocol):
         Raises:
             QueueError: the driver's rings or descriptors break a rule. Nothing was taken; the
                 next call meets the same fault.
+        """
+
+    def put_back(self, chain: DescriptorChain) -> None:
+        """Make the chain that was taken last the next one again, as if it had not been taken.
+
+        Raises:
+            VirtioUsageError: the chain is not in flight, or not the last one that was taken.
         """
 
     def add_used(self, chain: DescriptorChain, written: int) -> None:
@@ -51,3 +59,10 @@ class Queue(Protocol):
 
     def stop(self) -> None:
         """Touch guest memory no more (reset, or the driver stopped the queue); from any thread."""
+
+    def state(self) -> QueueState:
+        """What a snapshot needs to make the queue again, besides guest memory.
+
+        Raises:
+            VirtioUsageError: chains are in flight.
+        """

@@ -28,10 +28,13 @@ from virtio_devices.queue.packed_layout import (
     EVENT_ENABLE,
     WRAP_BIT,
 )
+from virtio_devices.queue.state import QueueState
 from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from virtio_devices.queue.packed_layout import PackedLayout
     from vm_memory import GuestMemory
 
@@ -82,7 +85,8 @@ class PackedQueue:
         self._layout = layout
         self._event_idx = event_idx
         self._indirect = indirect
-        self._in_flight: dict[int, int] = {}  # descriptors taken, by buffer id
+        # By buffer id: where the chain was taken, and how many descriptors it took.
+        self._in_flight: dict[int, tuple[int, int]] = {}
         self._next_avail = WRAP_BIT  # both counters begin at 1 (§2.8.1)
         self._next_used = WRAP_BIT
         self._added = 0  # descriptors passed since the driver was last considered
@@ -123,9 +127,24 @@ class PackedQueue:
         if not self._pending():
             return None
         chain, descriptors = self._collect()
-        self._in_flight[chain.head] = descriptors
+        self._in_flight[chain.head] = (self._next_avail, descriptors)
         self._next_avail = self._advance(self._next_avail, descriptors)
         return chain
+
+    def put_back(self, chain: DescriptorChain) -> None:
+        """Make the chain that was taken last the next one again, as if it had not been taken.
+
+        Chains that were taken one after another are put back in the opposite order. What was
+        read or written of them is not undone.
+
+        Raises:
+            VirtioUsageError: the chain is not in flight, or not the last one.
+        """
+        taken = self._in_flight.get(chain.head)
+        if taken is None or self._advance(*taken) != self._next_avail:
+            raise VirtioUsageError(f"the chain of buffer id {chain.head} was not taken last")
+        del self._in_flight[chain.head]
+        self._next_avail = taken[0]
 
     def add_used(self, chain: DescriptorChain, written: int) -> None:
         """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
@@ -146,7 +165,7 @@ class PackedQueue:
             )
         if not self._running:
             return
-        descriptors = self._in_flight.pop(chain.head)
+        _position, descriptors = self._in_flight.pop(chain.head)
         descriptor = self._layout.descriptor(self._next_used & ~WRAP_BIT)
         data = _used_descriptor.pack(min(written, _UINT32_MAX), chain.head)
         self._memory.write(descriptor + _LEN, data)
@@ -195,6 +214,36 @@ class PackedQueue:
         """Touch guest memory no more, once a call that is under way has ended; from any thread."""
         self._running = False
 
+    def state(self) -> QueueState:
+        """What `restore` needs, besides guest memory; ask `needs_notification` before.
+
+        Raises:
+            VirtioUsageError: chains are in flight; give them back, or put them back.
+        """
+        if self._in_flight:
+            raise VirtioUsageError(f"{len(self._in_flight)} chains are in flight")
+        return QueueState(
+            packed=True,
+            size=self.size,
+            areas=self._layout.areas,
+            event_idx=self._event_idx,
+            indirect=self._indirect,
+            position=self._next_avail,
+        )
+
+    @classmethod
+    def restore(cls, memory: GuestMemory, state: QueueState) -> Self:
+        """A queue that goes on where another one was saved.
+
+        Raises:
+            VirtioUsageError: the record is of another kind of queue, or makes no sense.
+            InvalidQueueLayout: the ring cannot be used in `memory`.
+        """
+        layout = state.packed_layout()
+        queue = cls(memory, layout, event_idx=state.event_idx, indirect=state.indirect)
+        queue._next_avail = queue._next_used = state.position
+        return queue
+
     def _advance(self, position: int, descriptors: int) -> int:
         index = (position & ~WRAP_BIT) + descriptors
         if index < self.size:
@@ -214,7 +263,7 @@ class PackedQueue:
         start = position = self._next_avail
         head = start & ~WRAP_BIT
         chain = Collection(self._memory, head, self.size, PACKED_CLAUSES)
-        room = self.size - sum(self._in_flight.values())
+        room = self.size - sum(descriptors for _position, descriptors in self._in_flight.values())
         descriptors = 0
         while True:
             entry = self._layout.descriptor(position & ~WRAP_BIT)

@@ -13,10 +13,13 @@ from virtio_devices.errors import InvalidAvailableIndex, InvalidHead, VirtioUsag
 from virtio_devices.queue.descriptors import ChainWalker
 from virtio_devices.queue.layout import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
 from virtio_devices.queue.notification import crosses_event
+from virtio_devices.queue.state import QueueState
 from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from virtio_devices.queue.chain import DescriptorChain
     from virtio_devices.queue.layout import SplitLayout
     from vm_memory import GuestMemory
@@ -44,6 +47,7 @@ class SplitQueue:
         "_added",
         "_event_idx",
         "_in_flight",
+        "_indirect",
         "_layout",
         "_memory",
         "_next_avail",
@@ -64,8 +68,9 @@ class SplitQueue:
         self._memory = memory
         self._layout = layout
         self._event_idx = event_idx
+        self._indirect = indirect
         self._walker = ChainWalker(memory, layout.descriptor_table, layout.size, indirect=indirect)
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, int] = {}  # where each head was taken
         self._next_avail = 0
         self._next_used = 0
         self._added = 0  # since the driver was last considered for a notification
@@ -107,9 +112,24 @@ class SplitQueue:
             return None
         head = self._read_head()
         chain = self._walker.collect(head)
+        self._in_flight[head] = self._next_avail
         self._next_avail = (self._next_avail + 1) & 0xFFFF
-        self._in_flight.add(head)
         return chain
+
+    def put_back(self, chain: DescriptorChain) -> None:
+        """Make the chain that was taken last the next one again, as if it had not been taken.
+
+        Chains that were taken one after another are put back in the opposite order. What was
+        read or written of them is not undone.
+
+        Raises:
+            VirtioUsageError: the chain is not in flight, or not the last one.
+        """
+        position = self._in_flight.get(chain.head)
+        if position is None or (position + 1) & 0xFFFF != self._next_avail:
+            raise VirtioUsageError(f"the chain at head {chain.head} was not taken last")
+        del self._in_flight[chain.head]
+        self._next_avail = position
 
     def add_used(self, chain: DescriptorChain, written: int) -> None:
         """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
@@ -132,7 +152,7 @@ class SplitQueue:
             )
         if not self._running:
             return
-        self._in_flight.remove(head)
+        del self._in_flight[head]
         layout, memory = self._layout, self._memory
         element = _used_element.pack(head, min(written, _UINT32_MAX))
         memory.write(layout.used_entry(self._next_used), element)
@@ -182,6 +202,36 @@ class SplitQueue:
     def stop(self) -> None:
         """Touch guest memory no more, once a call that is under way has ended; from any thread."""
         self._running = False
+
+    def state(self) -> QueueState:
+        """What `restore` needs, besides guest memory; ask `needs_notification` before.
+
+        Raises:
+            VirtioUsageError: chains are in flight; give them back, or put them back.
+        """
+        if self._in_flight:
+            raise VirtioUsageError(f"{len(self._in_flight)} chains are in flight")
+        return QueueState(
+            packed=False,
+            size=self.size,
+            areas=self._layout.areas,
+            event_idx=self._event_idx,
+            indirect=self._indirect,
+            position=self._next_avail,
+        )
+
+    @classmethod
+    def restore(cls, memory: GuestMemory, state: QueueState) -> Self:
+        """A queue that goes on where another one was saved.
+
+        Raises:
+            VirtioUsageError: the record is of another kind of queue, or makes no sense.
+            InvalidQueueLayout: the rings cannot be used in `memory`.
+        """
+        layout = state.split_layout()
+        queue = cls(memory, layout, event_idx=state.event_idx, indirect=state.indirect)
+        queue._next_avail = queue._next_used = state.position
+        return queue
 
     def _pending(self) -> int:
         """How many chains are available; read once, checked as read."""

@@ -108,6 +108,17 @@ class MmioDriver:
         if self.read(0x044) != 1:
             raise DeviceViolation(f"queue {index} does not become ready", "4.2.2")
 
+    def reset_queue(self, index: int) -> None:
+        """Reset one queue alone (RING_RESET, §2.6.1); then `add_queue` may set it up again.
+
+        Raises:
+            DeviceViolation: the queue does not become free.
+        """
+        self.write(0x030, index)
+        self.write(0x0C0, 1)
+        if self.read(0x0C0) or self.read(0x044):
+            raise DeviceViolation(f"queue {index} is not reset", "4.2.2.1")
+
     def start(self) -> None:
         """Set DRIVER_OK; the device's status tells how that went."""
         self.write(0x070, self.status | DRIVER_OK)

@@ -13,10 +13,19 @@ class QueueSetup:
         max_size: the largest size that the device offers, in entries.
         size: entries that the driver chose, 0 until it does.
         ready: whether the driver enabled the queue.
+        was_reset: whether the driver reset the queue alone, and so may set it up again.
         descriptor_area, driver_area, device_area: guest physical addresses of the parts.
     """
 
-    __slots__ = ("descriptor_area", "device_area", "driver_area", "max_size", "ready", "size")
+    __slots__ = (
+        "descriptor_area",
+        "device_area",
+        "driver_area",
+        "max_size",
+        "ready",
+        "size",
+        "was_reset",
+    )
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
@@ -26,6 +35,7 @@ class QueueSetup:
         """Back to the state after a reset."""
         self.size = 0
         self.ready = False
+        self.was_reset = False
         self.descriptor_area = 0
         self.driver_area = 0
         self.device_area = 0
