@@ -118,6 +118,14 @@ class QueueModel(RuleBasedStateMachine):
     def pop(self):
         self.take(self.queue.pop())
 
+    @rule(limit=st.integers(0, 4))
+    def pop_batch(self, limit):
+        expected = min(limit, len(self.available))
+        chains = self.queue.pop_batch(limit)
+        assert len(chains) == expected
+        for chain in chains:
+            self.take(chain)
+
     def take(self, chain):
         if not self.available:
             assert chain is None
@@ -135,6 +143,14 @@ class QueueModel(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.held) - 1))
         chain, content = self.fill(index, data)
         self.queue.add_used(chain, len(content))
+
+    @rule(data=st.data())
+    def give_back_batch(self, data):
+        batch = []
+        for _ in range(data.draw(st.integers(0, len(self.held)))):
+            chain, content = self.fill(data.draw(st.integers(0, len(self.held) - 1)), data)
+            batch.append((chain, len(content)))
+        self.queue.add_used_batch(batch)
 
     def fill(self, index, data):
         chain, room = self.held.pop(index)

@@ -194,6 +194,69 @@ def test_ring_writes_are_marked_dirty(ring):
         assert len(memory.get_and_reset_dirty()) <= 1
 
 
+# Batches
+
+
+def test_a_batch_is_the_chains_in_their_order(driver, queue):
+    """At most as many as were asked for."""
+    heads = [driver.add([bytes([number])]) for number in range(SIZE)]
+    assert queue.pop_batch(0) == []
+    chains = queue.pop_batch(3) + queue.pop_batch(3)
+    assert [chain.head for chain in chains] == heads
+    assert b"".join(chain.reader.read(1) for chain in chains) == bytes(range(SIZE))
+    assert queue.pop_batch(3) == []
+
+
+def test_a_batch_comes_back_in_the_order_given(driver, queue):
+    """Each with its own length."""
+    for number in range(SIZE):
+        driver.add(writable=[number])
+    chains = queue.pop_batch(SIZE)
+    for chain in chains:
+        chain.writer.write(b"x" * chain.writer.size)
+    queue.add_used_batch((chain, chain.writer.size) for chain in reversed(chains))
+    assert [used.data for used in driver.collect()] == [b"xxx", b"xx", b"x", b""]
+    queue.add_used_batch([])
+
+
+def test_a_fault_in_a_batch_waits_for_the_next_call(memory, ring):
+    """The chains before it are handed out."""
+    driver, queue = ring.pair(memory, SIZE, indirect=False)
+    head = driver.add([b"right"])
+    driver.add([b"wrong"], indirect=True)
+    assert [chain.head for chain in queue.pop_batch(SIZE)] == [head]
+    with pytest.raises(QueueError):
+        queue.pop_batch(SIZE)
+
+
+def test_a_batch_with_a_mistake_is_refused_as_a_whole(driver, queue):
+    """Twice the same chain, or one that was written too much into."""
+    driver.add(writable=[1])
+    driver.add(writable=[1])
+    first, second = queue.pop_batch(SIZE)
+    for batch in ([(first, 1), (second, 2)], [(first, 1), (second, 1), (first, 1)]):
+        with pytest.raises(VirtioUsageError):
+            queue.add_used_batch(batch)
+        assert driver.collect() == []
+    assert queue.in_flight == {first.head, second.head}
+    queue.add_used_batch([(first, 1), (second, 1)])
+    assert len(driver.collect()) == 2
+
+
+def test_a_chain_of_another_queue_is_refused(memory, ring, driver, queue):
+    """Also if the head is the same: its buffers are not the ones that the driver knows."""
+    other_driver = ring.make_driver(memory, 0x12000, SIZE, span=0x4000)
+    other = ring.make_queue(memory, other_driver.layout)
+    driver.add([b"x"])
+    other_driver.add([b"y"])
+    chain = other.pop()
+    queue.pop()
+    with pytest.raises(VirtioUsageError):
+        queue.add_used(chain, 0)
+    with pytest.raises(VirtioUsageError):
+        queue.put_back(chain)
+
+
 # Telling the driver
 
 
@@ -302,3 +365,20 @@ def test_serve_ends_though_chains_keep_coming(driver, queue):
     assert serve(queue, handle)
     assert SIZE <= len(handled) <= 2 * SIZE
     assert serve(queue, handle)
+
+
+def test_serve_survives_a_handler_that_raises(driver, queue):
+    """Chains before it come back, it stays in flight, those after it are available again."""
+    heads = [driver.add([bytes([number])]) for number in range(SIZE)]
+
+    def handle(chain):
+        if chain.head == heads[1]:
+            raise LookupError
+        return 0
+
+    with pytest.raises(LookupError):
+        serve(queue, handle)
+    assert [used.head for used in driver.collect()] == heads[:1]
+    assert queue.in_flight == {heads[1]}
+    assert not serve(queue, handle)
+    assert [used.head for used in driver.collect()] == heads[2:]

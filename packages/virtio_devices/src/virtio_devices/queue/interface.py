@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Protocol
 
     from virtio_devices.queue.chain import DescriptorChain
@@ -27,6 +28,14 @@ class Queue(Protocol):
                 next call meets the same fault.
         """
 
+    def pop_batch(self, limit: int) -> list[DescriptorChain]:
+        """Take up to `limit` available chains, in their order; empty as `pop` gives None.
+
+        Raises:
+            QueueError: the next chain breaks a rule, and there was none before it. A fault
+                after other chains waits for the next call.
+        """
+
     def put_back(self, chain: DescriptorChain) -> None:
         """Make the chain that was taken last the next one again, as if it had not been taken.
 
@@ -43,6 +52,13 @@ class Queue(Protocol):
 
         Raises:
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
+        """
+
+    def add_used_batch(self, chains: Iterable[tuple[DescriptorChain, int]]) -> None:
+        """Give chains back, each with the bytes written, in this order; see `add_used`.
+
+        Raises:
+            VirtioUsageError: as `add_used`; no chain was given back.
         """
 
     def needs_notification(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from virtio_devices.errors import InvalidChain, VirtioUsageError
+from virtio_devices.errors import InvalidChain, QueueError, VirtioUsageError
 from virtio_devices.queue.chain import DescriptorChain
 from virtio_devices.queue.descriptors import PACKED_CLAUSES, Collection
 from virtio_devices.queue.layout import (
@@ -33,6 +33,7 @@ from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from virtio_devices.queue.packed_layout import PackedLayout
@@ -85,8 +86,8 @@ class PackedQueue:
         self._layout = layout
         self._event_idx = event_idx
         self._indirect = indirect
-        # By buffer id: where the chain was taken, and how many descriptors it took.
-        self._in_flight: dict[int, tuple[int, int]] = {}
+        # By buffer id: the chain, where it was taken, and how many descriptors it took.
+        self._in_flight: dict[int, tuple[DescriptorChain, int, int]] = {}
         self._next_avail = WRAP_BIT  # both counters begin at 1 (§2.8.1)
         self._next_used = WRAP_BIT
         self._added = 0  # descriptors passed since the driver was last considered
@@ -127,9 +128,28 @@ class PackedQueue:
         if not self._pending():
             return None
         chain, descriptors = self._collect()
-        self._in_flight[chain.head] = (self._next_avail, descriptors)
+        self._in_flight[chain.head] = (chain, self._next_avail, descriptors)
         self._next_avail = self._advance(self._next_avail, descriptors)
         return chain
+
+    def pop_batch(self, limit: int) -> list[DescriptorChain]:
+        """Take up to `limit` available chains.
+
+        Raises:
+            QueueError: the next chain breaks a rule, and there was none before it.
+        """
+        chains: list[DescriptorChain] = []
+        while len(chains) < limit:
+            try:
+                chain = self.pop()
+            except QueueError:
+                if not chains:
+                    raise
+                break
+            if chain is None:
+                break
+            chains.append(chain)
+        return chains
 
     def put_back(self, chain: DescriptorChain) -> None:
         """Make the chain that was taken last the next one again, as if it had not been taken.
@@ -140,11 +160,11 @@ class PackedQueue:
         Raises:
             VirtioUsageError: the chain is not in flight, or not the last one.
         """
-        taken = self._in_flight.get(chain.head)
-        if taken is None or self._advance(*taken) != self._next_avail:
+        taken = self._in_flight[chain.head] if self._holds(chain) else None
+        if taken is None or self._advance(*taken[1:]) != self._next_avail:
             raise VirtioUsageError(f"the chain of buffer id {chain.head} was not taken last")
         del self._in_flight[chain.head]
-        self._next_avail = taken[0]
+        self._next_avail = taken[1]
 
     def add_used(self, chain: DescriptorChain, written: int) -> None:
         """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
@@ -157,15 +177,38 @@ class PackedQueue:
         Raises:
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
         """
-        if chain.head not in self._in_flight:
-            raise VirtioUsageError(f"the chain of buffer id {chain.head} is not in flight")
+        self.add_used_batch([(chain, written)])
+
+    def add_used_batch(self, chains: Iterable[tuple[DescriptorChain, int]]) -> None:
+        """Give chains back, each with the bytes written, in this order; see `add_used`.
+
+        Raises:
+            VirtioUsageError: as `add_used`; no chain was given back.
+        """
+        chains = list(chains)
+        for chain, written in chains:
+            self._check_used(chain, written)
+        if len({chain.head for chain, _written in chains}) < len(chains):
+            raise VirtioUsageError("a chain was given back twice")
+        if self._running:
+            for chain, written in chains:
+                self._add_used(chain, written)
+
+    def _holds(self, chain: DescriptorChain) -> bool:
+        """Whether this very chain is in flight; a head alone does not tell."""
+        taken = self._in_flight.get(chain.head)
+        return taken is not None and taken[0] is chain
+
+    def _check_used(self, chain: DescriptorChain, written: int) -> None:
+        if not self._holds(chain):
+            raise VirtioUsageError(f"the chain of head {chain.head} is not in flight")
         if not 0 <= written <= chain.writer.size:
             raise VirtioUsageError(
                 f"{written:#x} bytes cannot have been written into {chain.writer.size:#x}"
             )
-        if not self._running:
-            return
-        _position, descriptors = self._in_flight.pop(chain.head)
+
+    def _add_used(self, chain: DescriptorChain, written: int) -> None:
+        _chain, _position, descriptors = self._in_flight.pop(chain.head)
         descriptor = self._layout.descriptor(self._next_used & ~WRAP_BIT)
         data = _used_descriptor.pack(min(written, _UINT32_MAX), chain.head)
         self._memory.write(descriptor + _LEN, data)
@@ -263,7 +306,7 @@ class PackedQueue:
         start = position = self._next_avail
         head = start & ~WRAP_BIT
         chain = Collection(self._memory, head, self.size, PACKED_CLAUSES)
-        room = self.size - sum(descriptors for _position, descriptors in self._in_flight.values())
+        room = self.size - sum([taken[2] for taken in self._in_flight.values()])
         descriptors = 0
         while True:
             entry = self._layout.descriptor(position & ~WRAP_BIT)

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import struct
 
-from virtio_devices.errors import InvalidAvailableIndex, InvalidHead, VirtioUsageError
+from virtio_devices.errors import (
+    InvalidAvailableIndex,
+    InvalidHead,
+    QueueError,
+    VirtioUsageError,
+)
 from virtio_devices.queue.descriptors import ChainWalker
 from virtio_devices.queue.layout import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
 from virtio_devices.queue.notification import crosses_event
@@ -18,6 +23,7 @@ from vm_memory import fence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from virtio_devices.queue.chain import DescriptorChain
@@ -70,7 +76,8 @@ class SplitQueue:
         self._event_idx = event_idx
         self._indirect = indirect
         self._walker = ChainWalker(memory, layout.descriptor_table, layout.size, indirect=indirect)
-        self._in_flight: dict[int, int] = {}  # where each head was taken
+        # By head: the chain, and the index at which it was taken.
+        self._in_flight: dict[int, tuple[DescriptorChain, int]] = {}
         self._next_avail = 0
         self._next_used = 0
         self._added = 0  # since the driver was last considered for a notification
@@ -112,9 +119,28 @@ class SplitQueue:
             return None
         head = self._read_head()
         chain = self._walker.collect(head)
-        self._in_flight[head] = self._next_avail
+        self._in_flight[head] = (chain, self._next_avail)
         self._next_avail = (self._next_avail + 1) & 0xFFFF
         return chain
+
+    def pop_batch(self, limit: int) -> list[DescriptorChain]:
+        """Take up to `limit` available chains.
+
+        Raises:
+            QueueError: the next chain breaks a rule, and there was none before it.
+        """
+        chains: list[DescriptorChain] = []
+        while len(chains) < limit:
+            try:
+                chain = self.pop()
+            except QueueError:
+                if not chains:
+                    raise
+                break
+            if chain is None:
+                break
+            chains.append(chain)
+        return chains
 
     def put_back(self, chain: DescriptorChain) -> None:
         """Make the chain that was taken last the next one again, as if it had not been taken.
@@ -125,7 +151,7 @@ class SplitQueue:
         Raises:
             VirtioUsageError: the chain is not in flight, or not the last one.
         """
-        position = self._in_flight.get(chain.head)
+        position = self._in_flight[chain.head][1] if self._holds(chain) else None
         if position is None or (position + 1) & 0xFFFF != self._next_avail:
             raise VirtioUsageError(f"the chain at head {chain.head} was not taken last")
         del self._in_flight[chain.head]
@@ -143,15 +169,38 @@ class SplitQueue:
         Raises:
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
         """
-        head = chain.head
-        if head not in self._in_flight:
-            raise VirtioUsageError(f"the chain at head {head} is not in flight")
+        self.add_used_batch([(chain, written)])
+
+    def add_used_batch(self, chains: Iterable[tuple[DescriptorChain, int]]) -> None:
+        """Give chains back, each with the bytes written, in this order; see `add_used`.
+
+        Raises:
+            VirtioUsageError: as `add_used`; no chain was given back.
+        """
+        chains = list(chains)
+        for chain, written in chains:
+            self._check_used(chain, written)
+        if len({chain.head for chain, _written in chains}) < len(chains):
+            raise VirtioUsageError("a chain was given back twice")
+        if self._running:
+            for chain, written in chains:
+                self._add_used(chain, written)
+
+    def _holds(self, chain: DescriptorChain) -> bool:
+        """Whether this very chain is in flight; a head alone does not tell."""
+        taken = self._in_flight.get(chain.head)
+        return taken is not None and taken[0] is chain
+
+    def _check_used(self, chain: DescriptorChain, written: int) -> None:
+        if not self._holds(chain):
+            raise VirtioUsageError(f"the chain of head {chain.head} is not in flight")
         if not 0 <= written <= chain.writer.size:
             raise VirtioUsageError(
                 f"{written:#x} bytes cannot have been written into {chain.writer.size:#x}"
             )
-        if not self._running:
-            return
+
+    def _add_used(self, chain: DescriptorChain, written: int) -> None:
+        head = chain.head
         del self._in_flight[head]
         layout, memory = self._layout, self._memory
         element = _used_element.pack(head, min(written, _UINT32_MAX))
