@@ -28,7 +28,7 @@ class Queue(Protocol):
                 next call meets the same fault.
         """
 
-    def pop_batch(self, limit: int) -> list[DescriptorChain]:
+    def pop_batch(self, limit: int, /) -> list[DescriptorChain]:
         """Take up to `limit` available chains, in their order; empty as `pop` gives None.
 
         Raises:
@@ -36,14 +36,14 @@ class Queue(Protocol):
                 after other chains waits for the next call.
         """
 
-    def put_back(self, chain: DescriptorChain) -> None:
+    def put_back(self, chain: DescriptorChain, /) -> None:
         """Make the chain that was taken last the next one again, as if it had not been taken.
 
         Raises:
             VirtioUsageError: the chain is not in flight, or not the last one that was taken.
         """
 
-    def add_used(self, chain: DescriptorChain, written: int) -> None:
+    def add_used(self, chain: DescriptorChain, written: int, /) -> None:
         """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
 
         Args:
@@ -54,11 +54,18 @@ class Queue(Protocol):
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
         """
 
-    def add_used_batch(self, chains: Iterable[tuple[DescriptorChain, int]]) -> None:
+    def add_used_batch(self, chains: Iterable[tuple[DescriptorChain, int]], /) -> None:
         """Give chains back, each with the bytes written, in this order; see `add_used`.
 
         Raises:
             VirtioUsageError: as `add_used`; no chain was given back.
+        """
+
+    def discard(self, limit: int, /) -> int:
+        """Give up to `limit` available chains back unread and unwritten; how many there were.
+
+        Raises:
+            QueueError: as `pop_batch`.
         """
 
     def needs_notification(self) -> bool:

@@ -6,6 +6,10 @@ from virtio_devices.errors import VirtioUsageError
 from virtio_devices.queue.layout import SplitLayout
 from virtio_devices.queue.packed_layout import WRAP_BIT, PackedLayout
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from virtio_devices._core import Ring
+
 
 class QueueState:
     """A queue between two requests; the rest of it is in guest memory.
@@ -86,3 +90,14 @@ class QueueState:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
         return f"QueueState({fields})"
+
+
+def quiet(ring: Ring) -> int:
+    """The position of a queue without chains in flight.
+
+    Raises:
+        VirtioUsageError: there are some.
+    """
+    if ring.in_flight:
+        raise VirtioUsageError(f"{len(ring.in_flight)} chains are in flight")
+    return ring.next_avail
