@@ -83,6 +83,21 @@ def sanitize(session: nox.Session, package: str) -> None:
 
 
 @session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz one target, for a minute unless told otherwise: `fuzz -- NAME [LIBFUZZER OPTIONS]`."""
+    names = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("*.py"))
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"name one target: {', '.join(names)}")
+    sessions.install(session, "atheris", extra="[test]")
+    name, *options = session.posargs
+    corpus = ROOT / ".py-vmm" / "fuzz" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    # An input that takes ten seconds is a finding. Of two options of one name the later one counts.
+    bounds = ("-max_total_time=60", "-timeout=10")
+    session.run("python", f"tests/fuzz/{name}.py", *bounds, *options, str(corpus))
+
+
+@session
 def lint(session: nox.Session) -> None:
     """Ruff, layers, public names, packaging; `-- --regenerate` rewrites the name lists."""
     sessions.install_tools(session, "ruff", "pytest", "pytest-timeout", "packaging")

@@ -80,14 +80,13 @@ def split_chains(memory, layout, *, indirect):
         if head >= SIZE or head in taken:
             raise BrokenRuleError("InvalidHead", "2.7.13.2" if head >= SIZE else "2.7.13.1")
         rules = Rules(memory, clauses, indirect=indirect)
-        table, entries = layout.descriptor_table, SIZE
+        table, entries, nested = layout.descriptor_table, SIZE, False
         more = True
         while more:
             address, size, flags, following = rules.read(table, index)
             if flags & INDIRECT:
-                nested = table != layout.descriptor_table
                 rules.enter(address, size, wrong=nested or flags & NEXT)
-                table, entries, index = address, size // 16, 0
+                table, entries, index, nested = address, size // 16, 0, True
                 continue
             rules.take(address, size, flags)
             more = flags & NEXT
@@ -165,7 +164,8 @@ def queue_outcomes(queue):
 
 # Mostly right, so that chains come through.
 addresses = st.one_of(
-    st.sampled_from([0x9000, TABLE, 0xFFFE, 0x1FFFF, 0x20000, 2**64 - 8]), st.integers(0, 2**64 - 1)
+    st.sampled_from([0x9000, TABLE, BASE, 0xFFFE, 0x1FFFF, 0x20000, 2**64 - 8]),
+    st.integers(0, 2**64 - 1),
 )
 lengths = st.one_of(st.sampled_from([0, 1, 4, 16, 32, 48, 64]), st.integers(0, 2**32 - 1))
 few = st.sampled_from([0, 0, 0, NEXT, WRITE, NEXT | WRITE, INDIRECT, INDIRECT | WRITE, 7])
