@@ -87,6 +87,7 @@ class QueueModel(RuleBasedStateMachine):
         self.memory.store(self.driver.layout.avail_idx, index, 2)
         self.memory.store(self.driver.layout.used_idx, index, 2)
         self.used.total = self.added.total = index
+        self.used.event = self.added.event = 0x10000  # both fields are 0: passed when they wrap
 
     def teardown(self):
         if hasattr(self, "memory"):
