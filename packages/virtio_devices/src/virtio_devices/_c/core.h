@@ -156,6 +156,19 @@ struct format {
 
 extern const Format split_format, packed_format;
 
+/* 1: guest memory may be touched until Python runs again; 0: stopped; -1: closed, error set. */
+int ring_enter(Ring *ring);
+/* How many heads there are: the length of `held`. */
+uint32_t ring_heads(const Ring *ring);
+
+/* transfer.c: methods. */
+PyObject *ring_pop(Ring *self, PyObject *ignored);
+PyObject *ring_pop_batch(Ring *self, PyObject *limit);
+PyObject *ring_put_back(Ring *self, PyObject *chain);
+PyObject *ring_add_used(Ring *self, PyObject *const *args, Py_ssize_t count);
+PyObject *ring_add_used_batch(Ring *self, PyObject *chains);
+PyObject *ring_discard(Ring *self, PyObject *limit);
+
 /* Where `offset` of a part is. A field lies in one region, as the layout was checked to. */
 typedef struct {
     unsigned char *host;
