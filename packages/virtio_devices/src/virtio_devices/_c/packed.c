@@ -26,7 +26,10 @@ static int is_available(uint16_t flags, uint32_t position)
     return (flags & MARKS) == (position & WRAP ? AVAIL : USED);
 }
 
-static uint64_t offset_of(uint32_t position) { return (uint64_t)index_of(position) * DESCRIPTOR_SIZE; }
+static uint64_t offset_of(uint32_t position)
+{
+    return (uint64_t)index_of(position) * DESCRIPTOR_SIZE;
+}
 
 static int pending(Ring *ring)
 {
