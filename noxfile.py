@@ -40,7 +40,7 @@ logging.getLogger("nox").addFilter(lambda record: "uv binary" not in record.getM
 session = nox.session(venv_params=["--without-pip"])
 
 #: Packages whose C the session `sanitize` builds anew and tests.
-SANITIZED = ("vm_memory",)
+SANITIZED = ("vm_memory", "virtio_devices")
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-timeout")
 
 
@@ -84,6 +84,21 @@ def sanitize(session: nox.Session, package: str) -> None:
     env = sessions.install_sanitized(session, package)
     arguments = (f"packages/{package}/tests", "-m", "not boot")
     sessions.pytest(session, f"sanitize-{package}", *arguments, env=env)
+
+
+@session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz one target, for a minute unless told otherwise: `fuzz -- NAME [LIBFUZZER OPTIONS]`."""
+    names = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("*.py"))
+    if not session.posargs or session.posargs[0] not in names:
+        session.error(f"name one target: {', '.join(names)}")
+    sessions.install(session, "atheris", extra="[test]")
+    name, *options = session.posargs
+    corpus = ROOT / ".py-vmm" / "fuzz" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    # An input that takes ten seconds is a finding. Of two options of one name the later one counts.
+    bounds = ("-max_total_time=60", "-timeout=10")
+    session.run("python", f"tests/fuzz/{name}.py", *bounds, *options, str(corpus))
 
 
 @session

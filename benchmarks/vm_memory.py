@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cffi
-
+from benchmarks._floor import compile_floor
 from benchmarks.harness import Candidate, Goal, Results, interleave, report
 from vm_memory import GuestMemory
 
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 SIZE = 256 * MIB
 REGION = SIZE // 8
-FLOOR = Path(__file__).with_name("vm_memory_floor.c")
 DECLARATIONS = """
 double floor_find(const uint64_t *table, const uint64_t *list, int count);
 double floor_load(const uint64_t *table, const uint64_t *list, int count);
@@ -49,7 +45,7 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     work = Work()
     with tempfile.TemporaryDirectory() as folder:
-        floor = compile_floor(Path(folder))
+        floor = Floor(compile_floor("vm_memory_floor", DECLARATIONS, folder))
         # Group by group, so that what is compared runs close together: the machine has phases.
         results = Results({})
         for group in (integers(work, floor), copies(work, floor), files(work)):
@@ -254,20 +250,6 @@ class Floor:
     def addresses(self, values: Sequence[int]) -> tuple[Any, int]:
         """A list as C sees it, and its length."""
         return self.ffi.new("uint64_t[]", values), len(values)
-
-
-def compile_floor(folder: Path) -> Floor:
-    """Build the C floor as a module of cffi's API mode."""
-    builder = cffi.FFI()
-    builder.cdef(DECLARATIONS)
-    builder.set_source("vm_memory_floor", FLOOR.read_text(), extra_compile_args=["-O2"])
-    path = builder.compile(tmpdir=str(folder))
-    spec = importlib.util.spec_from_file_location("vm_memory_floor", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Floor(module)
 
 
 if __name__ == "__main__":

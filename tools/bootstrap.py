@@ -21,13 +21,14 @@ usage: python3 noxfile.py SESSION… [-- ARGUMENTS]
   test      all tests; ARGUMENTS go to pytest
   isolated  each package's tests with nothing else of ours installed but what it declares
   sanitize  tests of a package whose C is built with AddressSanitizer and UBSan
+  fuzz      one target of tests/fuzz for a minute: python3 noxfile.py fuzz -- virtio_rings
   lint      ruff, import layers, public names, packaging
   types     mypy --strict
   docs      the documentation, with every warning an error
   wheels    sdists and wheels, installed into a clean environment and booted from there
   nested    everything that needs a real KVM, inside an emulated machine that has one
   bench     a benchmark beside its anchor: python3 noxfile.py bench -- boot
-  ci        all of the above as CI runs them
+  ci        all of the above but boot, fuzz and bench, as CI runs them
 """
 _OLDEST_NOX = (2025, 2, 9)
 

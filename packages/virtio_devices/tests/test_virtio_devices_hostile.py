@@ -15,13 +15,14 @@ from virtio_devices import (
     DriverViolation,
     Feature,
     MmioTransport,
+    PackedQueue,
     QueueError,
     Rng,
     SplitQueue,
     serve,
 )
 from virtio_devices.rng import MAX_REQUEST
-from virtio_devices.testing import InterruptCounter, MmioDriver, SplitDriver
+from virtio_devices.testing import InterruptCounter, MmioDriver, PackedDriver, SplitDriver
 from vm_memory import GuestMemory
 
 BASE = 0x1000
@@ -43,12 +44,24 @@ rings = st.lists(indices, min_size=SIZE + 3, max_size=SIZE + 3).map(
 )
 
 
-def hostile_memory(table, ring, noise):
+# The flags of a packed descriptor are where a split one has its link.
+marks = st.one_of(st.just(1 << 7), st.sampled_from([0, 1 << 15, 1 << 7 | 1 << 15]))
+packed_flags = st.one_of(
+    st.builds(lambda mark, rest: mark | rest, marks, st.integers(0, 7)), st.integers(0, 0xFFFF)
+)
+packed_descriptors = st.builds(
+    lambda *fields: struct.pack("<QIHH", *fields), addresses, lengths, indices, packed_flags
+)
+packed_tables = st.lists(packed_descriptors, min_size=SIZE, max_size=SIZE).map(b"".join)
+events = st.binary(min_size=8, max_size=8)
+
+
+def hostile_memory(driver_type, table, ring, noise):
     """Rings from structured noise, an indirect table at 0x8000, and noise over all of it."""
     memory = GuestMemory.from_ranges([(0, 0x20000)])
-    driver = SplitDriver(memory, BASE, SIZE)
-    memory.write(driver.layout.descriptor_table, table)
-    memory.write(driver.layout.available_ring, ring)
+    driver = driver_type(memory, BASE, SIZE)
+    memory.write(driver.layout.areas[0], table)
+    memory.write(driver.layout.areas[1], ring)
     memory.write(0x8000, table[::-1])
     memory.write(0x8000 + len(table), table)
     for offset, data in noise:
@@ -59,33 +72,56 @@ def hostile_memory(table, ring, noise):
 noises = st.lists(st.tuples(st.integers(0, 0x120), st.binary(max_size=6)), max_size=4)
 
 
+def check_queue(queue):
+    """Each pop is a chain in memory, None, or a QueueError; and what is taken can be given back."""
+    taken = []
+    with suppress(QueueError):
+        while (chain := queue.pop()) is not None:
+            assert chain.head not in {other.head for other in taken}
+            taken.append(chain)
+            chain.reader.read(min(chain.reader.size, 64))
+            room = chain.writer.size
+            assert sum(length for _, length in chain.writer.spans(room)) == room
+    assert len(taken) <= SIZE
+    for chain in taken:
+        queue.add_used(chain, 0)
+    queue.needs_notification()
+
+
 @settings(max_examples=200, deadline=None)
 @given(tables, rings, noises, st.booleans(), st.booleans())
-def test_raw_ring_bytes_give_nothing_but_queue_errors(table, ring, noise, event_idx, indirect):
-    """Any bytes in rings and tables: each pop is a chain in memory, None, or a QueueError."""
-    memory, layout = hostile_memory(table, ring, noise)
+def test_raw_split_bytes_give_nothing_but_queue_errors(table, ring, noise, event_idx, indirect):
+    """Any bytes in rings and tables."""
+    memory, layout = hostile_memory(SplitDriver, table, ring, noise)
     with memory:
-        queue = SplitQueue(memory, layout, event_idx=event_idx, indirect=indirect)
-        taken = []
-        with suppress(QueueError):
-            while (chain := queue.pop()) is not None:
-                assert chain.head < SIZE
-                assert chain.head not in {other.head for other in taken}
-                taken.append(chain)
-                chain.reader.read(min(chain.reader.size, 64))
-                room = chain.writer.size
-                assert sum(length for _, length in chain.writer.spans(room)) == room
-        assert len(taken) <= SIZE
-        for chain in taken:
-            queue.add_used(chain, 0)
-        queue.needs_notification()
+        check_queue(SplitQueue(memory, layout, event_idx=event_idx, indirect=indirect))
 
 
+@settings(max_examples=200, deadline=None)
+@given(packed_tables, events, noises, st.booleans(), st.booleans())
+def test_raw_packed_bytes_give_nothing_but_queue_errors(table, event, noise, event_idx, indirect):
+    """Any bytes in the ring, the event structures and tables, also while the ring goes around."""
+    memory, layout = hostile_memory(PackedDriver, table, event, noise)
+    with memory:
+        queue = PackedQueue(memory, layout, event_idx=event_idx, indirect=indirect)
+        for lap in range(3):
+            check_queue(queue)
+            queue.enable_notification() if lap % 2 else queue.disable_notification()
+            memory.write(BASE, bytes(byte ^ 0x80 for byte in table) if lap % 2 else table)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @settings(max_examples=150, deadline=None)
-@given(tables, rings, noises, st.booleans())
-def test_a_device_survives_raw_ring_bytes(table, ring, noise, event_idx):
+@given(tables, packed_tables, rings, noises, st.booleans())
+def test_a_device_survives_raw_ring_bytes(
+    packed, split_table, packed_table, ring, noise, event_idx
+):
     """The whole device: it works, or asks for a reset and says why; memory use stays bounded."""
-    memory, layout = hostile_memory(table, ring, noise)
+    table, driver_type = (packed_table, PackedDriver) if packed else (split_table, SplitDriver)
+    memory, layout = hostile_memory(driver_type, table, ring, noise)
+    features = int(Feature.INDIRECT_DESC)
+    features |= int(Feature.EVENT_IDX) if event_idx else 0
+    features |= int(Feature.RING_PACKED) if packed else 0
     asked = []
 
     def source(size):
@@ -96,7 +132,7 @@ def test_a_device_survives_raw_ring_bytes(table, ring, noise, event_idx):
         kicks = []
         transport = MmioTransport(Rng(source), memory, InterruptCounter(), kick=kicks.append)
         driver = MmioDriver(transport)
-        driver.negotiate(int(Feature.INDIRECT_DESC) | (int(Feature.EVENT_IDX) if event_idx else 0))
+        assert driver.negotiate(features) & features == features
         driver.add_queue(0, _Placed(layout))
         driver.start()
         driver.notify(0)

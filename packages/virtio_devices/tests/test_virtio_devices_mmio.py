@@ -18,7 +18,7 @@ from virtio_devices import (
     StatusViolation,
     VirtioUsageError,
 )
-from virtio_devices.testing import InterruptCounter, SplitDriver
+from virtio_devices.testing import InterruptCounter, PackedDriver, SplitDriver
 
 ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK, NEEDS_RESET, FAILED = 1, 2, 8, 4, 64, 128
 STATUS, QUEUE_READY, QUEUE_NUM = 0x070, 0x044, 0x038
@@ -108,7 +108,7 @@ def test_narrow_and_wide_writes_are_ignored(block, size):
 
 
 def test_unknown_registers_read_zero_and_ignore_writes(block):
-    """Legacy registers, gaps and QueueReset (RING_RESET is not offered) among them."""
+    """Legacy registers and gaps among them, and QueueReset, which this device does not offer."""
     for offset in (0x028, 0x03C, 0x040, 0x048, 0x0C0, 0x0F8):
         block.driver.write(offset, 0xFFFF_FFFF)
         assert block.driver.read(offset) == 0
@@ -229,7 +229,7 @@ def test_offered_features_are_the_devices_and_the_rings(block):
     for word in (0, 1, 2, 3, 0xFFFF_FFFF):
         block.driver.write(0x014, word)
         words.append(block.driver.read(0x010))
-    assert words == [0b101 | 1 << 28 | 1 << 29, 1, 0, 0, 0]
+    assert words == [0b101 | 1 << 28 | 1 << 29, 1 | 1 << 2, 0, 0, 0]
 
 
 def accept(driver, *words):
@@ -350,6 +350,31 @@ def test_impossible_sizes_end_in_needs_reset(memory, block, size):
     assert block.driver.status == 15 | NEEDS_RESET
     assert block.driver.acknowledge() == 2
     assert isinstance(block.reports[-1], InvalidQueueLayout)
+
+
+@pytest.mark.parametrize("size", [0, 9, 0x10000])
+def test_impossible_packed_sizes_end_in_needs_reset(memory, block, size):
+    """A packed queue may have any size up to the maximum, and no other."""
+    block.driver.negotiate(int(Feature.RING_PACKED))
+    queue = PackedDriver(memory, 0x1000, 3)
+    block.driver.add_queue(0, queue)
+    block.driver.write(QUEUE_READY, 0)
+    block.driver.write(QUEUE_NUM, size)
+    block.driver.write(QUEUE_READY, 1)
+    block.driver.start()
+    assert block.driver.status == 15 | NEEDS_RESET
+    assert isinstance(block.reports[-1], InvalidQueueLayout)
+
+
+def test_queues_are_packed_if_that_was_accepted(memory, block, recorder):
+    """RING_PACKED decides for all queues of a device (§2.8)."""
+    block.driver.negotiate(int(Feature.RING_PACKED))
+    queue = PackedDriver(memory, 0x1000, 3)
+    block.driver.add_queue(0, queue)
+    block.driver.start()
+    assert recorder.queues[0].layout == queue.layout
+    queue.add([b"x"])
+    assert recorder.queues[0].pop().reader.read(1) == b"x"
 
 
 def test_queues_are_set_up_between_features_ok_and_driver_ok(started):

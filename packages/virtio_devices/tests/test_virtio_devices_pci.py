@@ -14,7 +14,13 @@ from virtio_devices import (
     StatusViolation,
     VirtioUsageError,
 )
-from virtio_devices.testing import InterruptCounter, InterruptPin, PciDriver, SplitDriver
+from virtio_devices.testing import (
+    InterruptCounter,
+    InterruptPin,
+    PackedDriver,
+    PciDriver,
+    SplitDriver,
+)
 
 ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK, NEEDS_RESET, FAILED = 1, 2, 8, 4, 64, 128
 NO_VECTOR = 0xFFFF
@@ -305,7 +311,7 @@ def test_feature_words_beyond_the_second_are_empty(slot):
         slot.driver.write_common(0x00, word, 4)
         slot.driver.write_common(0x08, word, 4)
         words.append((slot.driver.common(0x04, 4), slot.driver.common(0x0C, 4)))
-    assert words == [(0b101 | 3 << 28, 0b100), (1, 1), (0, 0), (0, 0)]
+    assert words == [(0b101 | 3 << 28, 0b100), (0b101, 1), (0, 0), (0, 0)]  # RING_PACKED is bit 34
 
 
 def test_reset_returns_everything_to_the_beginning(started, recorder):
@@ -610,3 +616,22 @@ def test_the_entropy_device_works(memory):
     [used] = queue.collect()
     assert used.data == b"\xaa" * 16
     assert slot.counts == [0, 1]
+
+
+def test_one_queue_is_reset_alone(memory):
+    """RING_RESET by queue_reset (§4.1.5.1.4): the queue goes on elsewhere, a packed one too."""
+    for feature, make in ((0, SplitDriver), (int(Feature.RING_PACKED), PackedDriver)):
+        slot = Slot(Rng(bytes), memory)
+        assert slot.driver.negotiate(int(Feature.RING_RESET) | feature) & Feature.RING_RESET
+        for place in (0x1000, 0x8000):
+            queue = make(memory, place, 8, span=0x4000)
+            slot.driver.add_queue(0, queue)
+            if place == 0x1000:
+                slot.driver.start()
+            queue.add(writable=[4])
+            slot.transport.process_queue(0)
+            assert len(queue.collect()) == 1
+            slot.driver.reset_queue(0)
+        slot.driver.write_common(0x3A, 2, 2)  # is no reset
+        assert slot.transport.failure is None
+        assert slot.reports == []

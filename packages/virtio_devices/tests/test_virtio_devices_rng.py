@@ -6,7 +6,7 @@ import pytest
 
 from virtio_devices import Feature, Rng, SplitQueue
 from virtio_devices.rng import MAX_REQUEST
-from virtio_devices.testing import SplitDriver
+from virtio_devices.testing import PackedDriver, SplitDriver
 
 
 def pattern(size):
@@ -22,7 +22,8 @@ def booted(memory, machine):
         booted = machine(Rng(source))
         accepted = booted.driver.negotiate(features)
         event_idx = bool(accepted & Feature.EVENT_IDX)
-        booted.queue = SplitDriver(memory, 0x1000, 8, span=0x1F000, event_idx=event_idx)
+        driver = PackedDriver if accepted & Feature.RING_PACKED else SplitDriver
+        booted.queue = driver(memory, 0x1000, 8, span=0x1F000, event_idx=event_idx)
         booted.driver.add_queue(0, booted.queue)
         booted.driver.start()
         return booted
@@ -45,10 +46,11 @@ def test_identity(machine):
     driver.write(0x100, 1)
 
 
+@pytest.mark.parametrize("packed", [0, int(Feature.RING_PACKED)], ids=["split", "packed"])
 @pytest.mark.parametrize("features", [0, int(Feature.EVENT_IDX), int(Feature.INDIRECT_DESC)])
-def test_requests_are_filled_and_signalled(booted, features):
+def test_requests_are_filled_and_signalled(booted, features, packed):
     """All of a buffer, however it is divided, and an interrupt with its reason."""
-    machine = booted(features)
+    machine = booted(features | packed)
     machine.queue.add(writable=[5, 0, 3], indirect=bool(features & Feature.INDIRECT_DESC))
     assert [used.data for used in collect(machine)] == [pattern(8)]
     assert machine.interrupt.count == 1

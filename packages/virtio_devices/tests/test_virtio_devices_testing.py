@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from virtio_devices import DeviceViolation, SplitQueue, VirtioUsageError
+from virtio_devices import DeviceViolation, VirtioUsageError
 from virtio_devices.testing import MmioDriver, PciDriver, SplitDriver
 
 
@@ -115,14 +115,13 @@ def test_a_queue_that_cannot_be_is_noticed(driver, stuck):
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
-def test_no_notification_is_lost_between_threads(memory, event_idx):
+def test_no_notification_is_lost_between_threads(memory, ring, event_idx):
     """Driver and device in two threads, each asleep until told: nothing stands still.
 
     A lost notification would leave both asleep; each wait ends with an error then.
     """
     count = 3000
-    driver = SplitDriver(memory, 0x1000, 8, span=0x10000, event_idx=event_idx)
-    queue = SplitQueue(memory, driver.layout, event_idx=event_idx)
+    driver, queue = ring.pair(memory, 8, event_idx=event_idx)
     kick, interrupt = threading.Semaphore(0), threading.Semaphore(0)
     failures = []
 

@@ -1,6 +1,7 @@
 """Virtio for virtual machine monitors: queues, transports and devices, in three parts.
 
-* A *queue* (`SplitQueue`) gives out requests from rings in guest memory and takes them back.
+* A *queue* (`SplitQueue`, `PackedQueue`) gives out requests from rings in guest memory and takes
+  them back.
 * A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
 * A *transport* (`MmioTransport`, `PciTransport`) puts a device behind registers that a driver
   finds.
@@ -31,7 +32,7 @@ from virtio_devices.block import (
     RawImage,
 )
 from virtio_devices.console import Console, ConsoleFeature, ConsolePort
-from virtio_devices.device import Device
+from virtio_devices.device import Device, RestartsQueues
 from virtio_devices.errors import (
     BufferOutsideMemory,
     DeviceFailed,
@@ -57,7 +58,10 @@ from virtio_devices.interrupt import DeviceInterrupt, Interrupt
 from virtio_devices.net import Net, NetBackend, NetCounters, NetFeature, Tap
 from virtio_devices.queue import (
     DescriptorChain,
+    PackedLayout,
+    PackedQueue,
     Queue,
+    QueueState,
     Reader,
     SplitLayout,
     SplitQueue,
@@ -113,14 +117,18 @@ __all__ = [
     "NetBackend",
     "NetCounters",
     "NetFeature",
+    "PackedLayout",
+    "PackedQueue",
     "PciIdentity",
     "PciTransport",
     "Queue",
     "QueueError",
     "QueueSetupViolation",
+    "QueueState",
     "RawImage",
     "Reader",
     "RequestTooShort",
+    "RestartsQueues",
     "Rng",
     "SplitLayout",
     "SplitQueue",

@@ -9,7 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Protocol
+    from typing import Protocol, TypeGuard
 
     from virtio_devices.interrupt import DeviceInterrupt
     from virtio_devices.queue.interface import Queue
@@ -93,3 +93,25 @@ class Device(Protocol):
 
     def reset(self) -> None:
         """Forget queues, interrupt and features; no guest memory is touched once it returns."""
+
+
+class RestartsQueues(Device, Protocol):
+    """A device that can lose one queue and get it back; RING_RESET is offered for those alone."""
+
+    def reset_queue(self, index: int) -> None:
+        """Forget one queue, which is stopped already (virtio 1.2 §2.6.1).
+
+        Returns when no buffer of it is read or written any more.
+        """
+
+    def restart_queue(self, index: int, queue: Queue) -> None:
+        """Go on with a new queue in the place of the one that was reset.
+
+        Raises:
+            DeviceFailed: the host cannot give the device what it needs.
+        """
+
+
+def restarts_queues(device: Device) -> TypeGuard[RestartsQueues]:
+    """Whether the device has both methods."""
+    return hasattr(device, "reset_queue") and hasattr(device, "restart_queue")

@@ -62,7 +62,7 @@ class InvalidQueueLayout(QueueError):
     """A queue's size, or the address of one of its parts, cannot be.
 
     Attributes:
-        part: ``"queue size"``, ``"descriptor table"``, ``"available ring"`` or ``"used ring"``.
+        part: ``"queue size"``, or the name of a part: ``"descriptor table"``, ``"used ring"``, …
         value: the size in entries, or the guest physical address.
     """
 
@@ -110,7 +110,7 @@ class InvalidChain(QueueError):
     """A descriptor chain has a form that a driver must not give it.
 
     Attributes:
-        head: index of the chain's first descriptor.
+        head: index of the chain's first descriptor, in the table or in the packed ring.
     """
 
     def __init__(self, head: int, reason: str, clause: str) -> None:
@@ -122,15 +122,14 @@ class InvalidIndirectTable(QueueError):
     """An indirect descriptor table stands where it must not, or has an impossible length.
 
     Attributes:
-        head: index of the chain's first descriptor.
+        head: index of the chain's first descriptor, in the table or in the packed ring.
         address: guest physical address of the table.
         size: bytes of the table.
     """
 
-    def __init__(self, head: int, address: int, size: int, reason: str) -> None:
+    def __init__(self, head: int, address: int, size: int, reason: str, clause: str) -> None:
         super().__init__(
-            f"the indirect table of {size:#x} bytes at {address:#x} (head {head}) {reason}",
-            "2.7.5.3.1",
+            f"the indirect table of {size:#x} bytes at {address:#x} (head {head}) {reason}", clause
         )
         self.head = head
         self.address = address
@@ -141,14 +140,14 @@ class BufferOutsideMemory(QueueError):
     """A descriptor's buffer, or its indirect table, is not wholly in guest memory.
 
     Attributes:
-        head: index of the chain's first descriptor.
+        head: index of the chain's first descriptor, in the table or in the packed ring.
         address: guest physical address of the buffer.
         size: bytes of the buffer.
     """
 
-    def __init__(self, head: int, address: int, size: int) -> None:
+    def __init__(self, head: int, address: int, size: int, clause: str) -> None:
         super().__init__(
-            f"no guest memory for {size:#x} bytes at {address:#x} (head {head})", "2.7.5"
+            f"no guest memory for {size:#x} bytes at {address:#x} (head {head})", clause
         )
         self.head = head
         self.address = address

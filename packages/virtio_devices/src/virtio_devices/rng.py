@@ -74,6 +74,16 @@ class Rng:
         self._queue = None
         self._interrupt = None
 
+    def reset_queue(self, index: int) -> None:
+        """Forget the queue if it is the one; requests are never in the middle of anything."""
+        if index == _REQUEST_QUEUE:
+            self._queue = None
+
+    def restart_queue(self, index: int, queue: Queue) -> None:
+        """Answer the requests of another queue."""
+        if index == _REQUEST_QUEUE:
+            self._queue = queue
+
     def _fill(self, chain: DescriptorChain) -> int:
         """Answer one request; one without writable bytes is against §5.4.6.1 and gets none."""
         chain.writer.write(self._source(min(chain.writer.size, MAX_REQUEST)))

@@ -22,7 +22,9 @@ word w stands for page 64 * w + i of the region. What C code owes to it:
 
 A reader must refuse a version that it does not know. A table is also a borrow of every
 mapped region in it: while the table lives, closing one of them raises ``BufferError``, so the host
-addresses are good for as long as the reader holds the table (or a buffer of it).
+addresses are good for as long as the reader holds the table (or a buffer of it). A reader that
+must not keep memory open lets the table go and keeps the words: closing a region needs the GIL,
+so whoever holds it from a look at ``region.closed`` (False) to the last access is as safe.
 """
 
 from __future__ import annotations

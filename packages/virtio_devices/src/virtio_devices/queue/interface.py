@@ -4,10 +4,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from typing import Protocol
 
     from virtio_devices.queue.chain import DescriptorChain
+    from virtio_devices.queue.state import QueueState
 else:
     Protocol = object
 
@@ -27,7 +28,22 @@ class Queue(Protocol):
                 next call meets the same fault.
         """
 
-    def add_used(self, chain: DescriptorChain, written: int) -> None:
+    def pop_batch(self, limit: int, /) -> list[DescriptorChain]:
+        """Take up to `limit` available chains, in their order; empty as `pop` gives None.
+
+        Raises:
+            QueueError: the next chain breaks a rule, and there was none before it. A fault
+                after other chains waits for the next call.
+        """
+
+    def put_back(self, chain: DescriptorChain, /) -> None:
+        """Make the chain that was taken last the next one again, as if it had not been taken.
+
+        Raises:
+            VirtioUsageError: the chain is not in flight, or not the last one that was taken.
+        """
+
+    def add_used(self, chain: DescriptorChain, written: int, /) -> None:
         """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
 
         Args:
@@ -38,14 +54,18 @@ class Queue(Protocol):
             VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
         """
 
-    def add_used_batch(self, used: Sequence[tuple[DescriptorChain, int]]) -> None:
-        """Give several chains back at once: the driver sees all of them or none yet.
-
-        Args:
-            used: chains, each with the bytes written into it, as for `add_used`.
+    def add_used_batch(self, chains: Iterable[tuple[DescriptorChain, int]], /) -> None:
+        """Give chains back, each with the bytes written, in this order; see `add_used`.
 
         Raises:
-            VirtioUsageError: as `add_used`, for one of them; none was given back.
+            VirtioUsageError: as `add_used`; no chain was given back.
+        """
+
+    def discard(self, limit: int, /) -> int:
+        """Give up to `limit` available chains back unread and unwritten; how many there were.
+
+        Raises:
+            QueueError: as `pop_batch`.
         """
 
     def needs_notification(self) -> bool:
@@ -62,3 +82,10 @@ class Queue(Protocol):
 
     def stop(self) -> None:
         """Touch guest memory no more (reset, or the driver stopped the queue); from any thread."""
+
+    def state(self) -> QueueState:
+        """What a snapshot needs to make the queue again, besides guest memory.
+
+        Raises:
+            VirtioUsageError: chains are in flight.
+        """

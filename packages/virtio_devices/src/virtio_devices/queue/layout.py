@@ -7,13 +7,12 @@ little-endian (virtio 1.2 §2.7, §1.4).
 from __future__ import annotations
 
 from virtio_devices.errors import InvalidQueueLayout
-from vm_memory import GuestAccessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vm_memory import GuestMemory
 
-#: Largest number of entries of a split queue (virtio 1.2 §2.7).
+#: Largest number of entries of a queue (virtio 1.2 §2.7, §2.8).
 MAX_QUEUE_SIZE = 32768
 
 DESCRIPTOR_SIZE = 16
@@ -25,6 +24,24 @@ DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4
 AVAIL_F_NO_INTERRUPT = 1
 USED_F_NO_NOTIFY = 1
+
+
+def check_part(
+    memory: GuestMemory, part: tuple[str, int, int, int], alignment_clause: str, place_clause: str
+) -> None:
+    """Raise InvalidQueueLayout unless a part (name, address, bytes, alignment) is well placed."""
+    name, address, length, alignment = part
+    if address % alignment:
+        reason = f"is not aligned to {alignment} bytes"
+        raise InvalidQueueLayout(name, address, reason, alignment_clause)
+    if not memory.check_range(address, length):
+        reason = f"({length:#x} bytes) is not wholly in guest memory"
+        raise InvalidQueueLayout(name, address, reason, place_clause)
+    for region in memory.regions:
+        meets = region.start_addr < address + length and region.last_addr >= address
+        if meets and region.start_addr % DESCRIPTOR_SIZE:  # a field may lie in two pieces
+            reason = "is not aligned within its memory region"
+            raise InvalidQueueLayout(name, address, reason, alignment_clause)
 
 
 class SplitLayout:
@@ -76,6 +93,11 @@ class SplitLayout:
         return cls(size, base, available_ring, used_ring + -used_ring % 4)
 
     @property
+    def areas(self) -> tuple[int, int, int]:
+        """Addresses of the descriptor, driver and device areas, as transports name them."""
+        return self.descriptor_table, self.available_ring, self.used_ring
+
+    @property
     def end(self) -> int:
         """The first address after the used ring."""
         return self.avail_event + 2
@@ -103,32 +125,8 @@ class SplitLayout:
             ("available ring", self.available_ring, 6 + 2 * self.size, 2),
             ("used ring", self.used_ring, 6 + USED_ELEMENT_SIZE * self.size, 4),
         )
-        for part, address, length, alignment in parts:
-            if address % alignment:
-                raise InvalidQueueLayout(
-                    part, address, f"is not aligned to {alignment} bytes", "2.7.1"
-                )
-            if not memory.check_range(address, length):
-                raise InvalidQueueLayout(
-                    part, address, f"({length:#x} bytes) is not wholly in guest memory", "2.7"
-                )
-        self._check_fields(memory)
-
-    def _check_fields(self, memory: GuestMemory) -> None:
-        """Fields are loaded in one piece, which a region at an odd address does not allow."""
-        for part, address in (
-            ("available ring", self.avail_flags),
-            ("available ring", self.avail_idx),
-            ("available ring", self.used_event),
-            ("used ring", self.used_flags),
-            ("used ring", self.used_idx),
-            ("used ring", self.avail_event),
-        ):
-            try:
-                memory.load(address, 2)
-            except GuestAccessError as error:
-                reason = "is not aligned within its memory region"
-                raise InvalidQueueLayout(part, address, reason, "2.7.1") from error
+        for part in parts:
+            check_part(memory, part, "2.7.1", "2.7")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SplitLayout):

@@ -1,36 +1,25 @@
-"""The device's side of a split virtqueue (virtio 1.2 §2.7).
-
-Indices are the device's own: what the driver writes into the used ring, or writes back into
-its own rings later, is never believed. Memory order: `GuestMemory.load` acquires and `store`
-releases; between a store and a load that must not overtake it there is a `vm_memory.fence`.
-"""
+"""The device's side of a split virtqueue (virtio 1.2 §2.7)."""
 
 from __future__ import annotations
 
-import struct
-
-from virtio_devices.errors import InvalidAvailableIndex, InvalidHead, VirtioUsageError
-from virtio_devices.queue.descriptors import ChainWalker
-from virtio_devices.queue.layout import AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
-from virtio_devices.queue.notification import crosses_event
-from vm_memory import fence
+from virtio_devices import _core
+from virtio_devices.queue.state import QueueState, quiet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from typing import Self
 
-    from virtio_devices.queue.chain import DescriptorChain
     from virtio_devices.queue.layout import SplitLayout
     from vm_memory import GuestMemory
 
-_used_element = struct.Struct("<II")  # id, len (virtio 1.2 §2.7.8)
-_UINT32_MAX = 0xFFFF_FFFF
 
-
-class SplitQueue:
+class SplitQueue(_core.Ring):
     """Takes chains from the available ring and gives them back in the used ring.
 
-    One thread at a time uses it, except for `stop`.
+    One thread at a time uses it, except for `stop`. Indices are the device's own: what the
+    driver writes into the used ring, or writes back into its own rings later, is never
+    believed. The queue does not keep memory from being closed; any use of it raises ValueError
+    then.
 
     Args:
         memory: guest memory that holds the rings and all buffers.
@@ -42,188 +31,63 @@ class SplitQueue:
         InvalidQueueLayout: the rings cannot be used.
     """
 
-    __slots__ = (
-        "_added",
-        "_event_idx",
-        "_in_flight",
-        "_layout",
-        "_memory",
-        "_next_avail",
-        "_next_used",
-        "_running",
-        "_walker",
-    )
+    __slots__ = ("_layout",)
 
-    def __init__(
-        self,
+    _layout: SplitLayout
+
+    def __new__(  # noqa: D102 - see the class
+        cls,
         memory: GuestMemory,
         layout: SplitLayout,
         *,
         event_idx: bool = False,
         indirect: bool = False,
-    ) -> None:
-        layout.check(memory)
-        self._memory = memory
-        self._layout = layout
-        self._event_idx = event_idx
-        self._walker = ChainWalker(memory, layout.descriptor_table, layout.size, indirect=indirect)
-        self._in_flight: set[int] = set()
-        self._next_avail = 0
-        self._next_used = 0
-        self._added = 0  # since the driver was last considered for a notification
-        self._running = True
-
-    @property
-    def size(self) -> int:
-        """Entries of the queue."""
-        return self._layout.size
+    ) -> Self:
+        return cls._at(memory, layout, event_idx, indirect, 0)
 
     @property
     def layout(self) -> SplitLayout:
         """Where the rings are."""
         return self._layout
 
-    @property
-    def next_avail(self) -> int:
-        """Free-running 16-bit index of the next chain to take."""
-        return self._next_avail
-
-    @property
-    def next_used(self) -> int:
-        """Free-running 16-bit index of the next used element to write."""
-        return self._next_used
-
-    @property
-    def in_flight(self) -> frozenset[int]:
-        """Heads that were taken and not given back."""
-        return frozenset(self._in_flight)
-
-    def pop(self) -> DescriptorChain | None:
-        """Take the next available chain, or None if there is none or the queue was stopped.
+    def state(self) -> QueueState:
+        """What `restore` needs, besides guest memory; ask `needs_notification` before.
 
         Raises:
-            QueueError: the driver's rings or descriptors break a rule. Nothing was taken; the
-                next call meets the same fault.
+            VirtioUsageError: chains are in flight; give them back, or put them back.
         """
-        if not self._pending():
-            return None
-        head = self._read_head()
-        chain = self._walker.collect(head)
-        self._next_avail = (self._next_avail + 1) & 0xFFFF
-        self._in_flight.add(head)
-        return chain
+        return QueueState(
+            packed=False,
+            size=self.size,
+            areas=self.layout.areas,
+            event_idx=self.event_idx,
+            indirect=self.indirect,
+            position=quiet(self),
+        )
 
-    def add_used(self, chain: DescriptorChain, written: int) -> None:
-        """Give a chain back to the driver, in any order; nothing happens in a stopped queue.
-
-        Args:
-            chain: one that `pop` returned and that was not given back yet.
-            written: bytes from the beginning of the writable buffers that are filled. Of 2^32
-                the driver learns 2^32 - 1: the field has no more room, and an underestimate is
-                allowed (virtio 1.2 §2.7.8.2).
+    @classmethod
+    def restore(cls, memory: GuestMemory, state: QueueState) -> Self:
+        """A queue that goes on where another one was saved.
 
         Raises:
-            VirtioUsageError: the chain is not in flight, or `written` exceeds its buffers.
+            VirtioUsageError: the record is of another kind of queue, or makes no sense.
+            InvalidQueueLayout: the rings cannot be used in `memory`.
         """
-        self._check_used(chain, written)
-        if self._running:
-            self._write_used(chain, written)
-            # After the element (§2.7.8.2): the store is a release.
-            self._memory.store(self._layout.used_idx, self._next_used, 2)
+        layout = state.split_layout()
+        return cls._at(memory, layout, state.event_idx, state.indirect, state.position)
 
-    def add_used_batch(self, used: Sequence[tuple[DescriptorChain, int]]) -> None:
-        """Give several chains back at once: the driver sees all of them or none yet.
-
-        Args:
-            used: chains, each with the bytes written into it, as for `add_used`.
-
-        Raises:
-            VirtioUsageError: as `add_used`, for one of them; none was given back.
-        """
-        for chain, written in used:
-            self._check_used(chain, written)
-        if len({chain.head for chain, _ in used}) != len(used):
-            raise VirtioUsageError("a chain is given back twice in one batch")
-        if self._running:
-            for chain, written in used:
-                self._write_used(chain, written)
-            self._memory.store(self._layout.used_idx, self._next_used, 2)
-
-    def needs_notification(self) -> bool:
-        """Whether the driver must be told of what was added since the last call (§2.7.7.2)."""
-        added, self._added = self._added, 0
-        if not added or not self._running:
-            return False
-        fence()  # the index before the driver's wish
-        layout, memory = self._layout, self._memory
-        if self._event_idx:
-            event = memory.load(layout.used_event, 2)
-            return crosses_event(event, self._next_used, added)
-        return not memory.load(layout.avail_flags, 2) & AVAIL_F_NO_INTERRUPT
-
-    def enable_notification(self) -> bool:
-        """Ask the driver for a notification of its next chain; True if one is there already.
-
-        On True the notification may never come: take the chain first (§2.7.10.2).
-
-        Raises:
-            InvalidAvailableIndex: the available index runs ahead of the ring.
-        """
-        if not self._running:
-            return False
-        if self._event_idx:
-            self._memory.store(self._layout.avail_event, self._next_avail, 2)
-        else:
-            self._memory.store(self._layout.used_flags, 0, 2)
-        fence()  # the wish before the driver's index
-        return bool(self._pending())
-
-    def disable_notification(self) -> None:
-        """Advise the driver to send no notifications for now.
-
-        With EVENT_IDX there is nothing to do: the event stays where it was, and once passed it
-        asks for nothing (§2.7.10.2 demands flags of 0 then).
-        """
-        if self._running and not self._event_idx:
-            self._memory.store(self._layout.used_flags, USED_F_NO_NOTIFY, 2)
-
-    def stop(self) -> None:
-        """Touch guest memory no more, once a call that is under way has ended; from any thread."""
-        self._running = False
-
-    def _check_used(self, chain: DescriptorChain, written: int) -> None:
-        if chain.head not in self._in_flight:
-            raise VirtioUsageError(f"the chain at head {chain.head} is not in flight")
-        if not 0 <= written <= chain.writer.size:
-            raise VirtioUsageError(
-                f"{written:#x} bytes cannot have been written into {chain.writer.size:#x}"
-            )
-
-    def _write_used(self, chain: DescriptorChain, written: int) -> None:
-        """Write the next used element; the driver sees it once the index is stored."""
-        self._in_flight.remove(chain.head)
-        element = _used_element.pack(chain.head, min(written, _UINT32_MAX))
-        self._memory.write(self._layout.used_entry(self._next_used), element)
-        self._next_used = (self._next_used + 1) & 0xFFFF
-        self._added += 1
-
-    def _pending(self) -> int:
-        """How many chains are available; read once, checked as read."""
-        if not self._running:
-            return 0
-        index = self._memory.load(self._layout.avail_idx, 2)
-        pending = (index - self._next_avail) & 0xFFFF
-        if pending > self._layout.size:
-            raise InvalidAvailableIndex(index, self._next_avail, self._layout.size)
-        return pending
-
-    def _read_head(self) -> int:
-        """The next head; read once, checked as read."""
-        size = self._layout.size
-        raw = self._memory.read(self._layout.avail_entry(self._next_avail), 2)
-        head = int.from_bytes(raw, "little")
-        if head >= size:
-            raise InvalidHead(head, size, "does not exist", "2.7.13.2")
-        if head in self._in_flight:
-            raise InvalidHead(head, size, "is offered while the device holds it", "2.7.13.1")
-        return head
+    @classmethod
+    def _at(
+        cls,
+        memory: GuestMemory,
+        layout: SplitLayout,
+        event_idx: bool,
+        indirect: bool,
+        position: int,
+    ) -> Self:
+        layout.check(memory)
+        queue = super().__new__(
+            cls, memory, False, layout.size, layout.areas, event_idx, indirect, position
+        )
+        queue._layout = layout
+        return queue

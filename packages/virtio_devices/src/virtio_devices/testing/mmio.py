@@ -9,6 +9,7 @@ from virtio_devices.transport.status import DRIVER_OK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from virtio_devices.testing.handshake import RegisterBlock
+    from virtio_devices.testing.packed import PackedDriver
     from virtio_devices.testing.split import SplitDriver
 
 
@@ -82,7 +83,7 @@ class MmioDriver:
             raise DeviceViolation(f"magic and version are {found}", "4.2.2.1")
         return handshake.negotiate(self, wanted)
 
-    def add_queue(self, index: int, queue: SplitDriver) -> None:
+    def add_queue(self, index: int, queue: SplitDriver | PackedDriver) -> None:
         """Tell the device where a queue is, and enable it (§4.2.3.2).
 
         Raises:
@@ -93,16 +94,23 @@ class MmioDriver:
         if self.read(0x044) or self.read(0x034) < layout.size:
             raise DeviceViolation(f"queue {index} is in use or too small", "4.2.3.2")
         self.write(0x038, layout.size)
-        for offset, address in (
-            (0x080, layout.descriptor_table),
-            (0x090, layout.available_ring),
-            (0x0A0, layout.used_ring),
-        ):
+        for offset, address in zip((0x080, 0x090, 0x0A0), layout.areas, strict=True):
             self.write(offset, address & 0xFFFF_FFFF)
             self.write(offset + 4, address >> 32)
         self.write(0x044, 1)
         if self.read(0x044) != 1:
             raise DeviceViolation(f"queue {index} does not become ready", "4.2.2")
+
+    def reset_queue(self, index: int) -> None:
+        """Reset one queue alone (RING_RESET, §2.6.1); then `add_queue` may set it up again.
+
+        Raises:
+            DeviceViolation: the queue does not become free.
+        """
+        self.write(0x030, index)
+        self.write(0x0C0, 1)
+        if self.read(0x0C0) or self.read(0x044):
+            raise DeviceViolation(f"queue {index} is not reset", "4.2.2.1")
 
     def start(self) -> None:
         """Set DRIVER_OK; the device's status tells how that went."""

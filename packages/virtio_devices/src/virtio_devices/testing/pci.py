@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from virtio_devices.testing.handshake import RegisterBlock
+    from virtio_devices.testing.packed import PackedDriver
     from virtio_devices.testing.split import SplitDriver
 
     class Function(RegisterBlock, Protocol):
@@ -166,7 +167,9 @@ class PciDriver:
         if self.common(0x10, 2) != vector:
             raise DeviceViolation(f"vector {vector} was refused", "4.1.5.1.2")
 
-    def add_queue(self, index: int, queue: SplitDriver, *, vector: int = _NO_VECTOR) -> None:
+    def add_queue(
+        self, index: int, queue: SplitDriver | PackedDriver, *, vector: int = _NO_VECTOR
+    ) -> None:
         """Tell the device where a queue is, and enable it (§4.1.5.1.3).
 
         Raises:
@@ -180,16 +183,23 @@ class PciDriver:
         self.write_common(0x1A, vector, 2)
         if self.common(0x1A, 2) != vector:
             raise DeviceViolation(f"vector {vector} was refused", "4.1.5.1.2")
-        for offset, address in (
-            (0x20, layout.descriptor_table),
-            (0x28, layout.available_ring),
-            (0x30, layout.used_ring),
-        ):
+        for offset, address in zip((0x20, 0x28, 0x30), layout.areas, strict=True):
             self.write_common(offset, address & 0xFFFF_FFFF, 4)
             self.write_common(offset + 4, address >> 32, 4)
         self.write_common(0x1C, 1, 2)
         if self.common(0x1C, 2) != 1:
             raise DeviceViolation(f"queue {index} does not become ready", "4.1.4.3.1")
+
+    def reset_queue(self, index: int) -> None:
+        """Reset one queue alone (RING_RESET, §2.6.1); then `add_queue` may set it up again.
+
+        Raises:
+            DeviceViolation: the queue does not become free.
+        """
+        self.write_common(0x16, index, 2)
+        self.write_common(0x3A, 1, 2)
+        if self.common(0x3A, 2) or self.common(0x1C, 2):
+            raise DeviceViolation(f"queue {index} is not reset", "4.1.5.1.4")
 
     def start(self) -> None:
         """Set DRIVER_OK; the device's status tells how that went."""

@@ -13,13 +13,12 @@ from virtio_devices.queue.layout import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
     DESC_F_NEXT,
-    DESC_F_WRITE,
     DESCRIPTOR_SIZE,
     USED_F_NO_NOTIFY,
     SplitLayout,
 )
 from virtio_devices.queue.notification import crosses_event
-from virtio_devices.testing.arena import Arena
+from virtio_devices.testing.buffers import Buffers, Request, UsedBuffer, descriptor_format
 from vm_memory import fence
 
 TYPE_CHECKING = False
@@ -28,37 +27,7 @@ if TYPE_CHECKING:
 
     from vm_memory import GuestMemory
 
-_descriptor = struct.Struct("<QIHH")
 _used_element = struct.Struct("<II")
-
-
-class UsedBuffer:
-    """A chain that came back from the device.
-
-    Attributes:
-        head: index of the chain's first descriptor, as `SplitDriver.add` returned it.
-        data: the bytes that the device says it wrote, from the beginning of the writable part.
-    """
-
-    __slots__ = ("data", "head")
-
-    def __init__(self, head: int, data: bytes) -> None:
-        self.head = head
-        self.data = data
-
-    def __repr__(self) -> str:
-        return f"UsedBuffer(head={self.head}, data={self.data!r})"
-
-
-class _Chain:
-    """What the driver must remember of a chain in flight."""
-
-    __slots__ = ("allocations", "descriptors", "writable")
-
-    def __init__(self) -> None:
-        self.allocations: list[int] = []
-        self.descriptors: list[int] = []
-        self.writable: list[tuple[int, int]] = []
 
 
 class SplitDriver:
@@ -89,9 +58,9 @@ class SplitDriver:
         self.layout.check(memory)
         self._memory = memory
         self._event_idx = event_idx
-        self._arena = Arena(self.layout.end, base + span)
+        self._buffers = Buffers(memory, self.layout.end, base + span)
         self._free = list(range(size))
-        self._chains: dict[int, _Chain] = {}
+        self._chains: dict[int, Request] = {}
         self._avail = 0
         self._used = 0
         self._added = 0  # since the device was last considered for a kick
@@ -131,16 +100,19 @@ class SplitDriver:
             raise VirtioUsageError(
                 f"{needed} descriptors of {len(self._free)} free ones, {count} buffers"
             )
-        chain = _Chain()
-        buffers = self._place(chain, readable, writable)
-        chain.descriptors = [self._free.pop(0) for _ in range(needed)]
+        request = self._buffers.place(readable, writable)
         if indirect:
-            self._write_table(chain, buffers)
+            entries = self._linked(request, range(count))
+            table, length = self._buffers.place_table(request, entries)
+        request.descriptors = [self._free.pop(0) for _ in range(needed)]
+        head = request.descriptors[0]
+        if indirect:
+            self.write_descriptor(head, table, length, DESC_F_INDIRECT)
         else:
-            table = self.layout.descriptor_table
-            self._write_chain(table, chain.descriptors, buffers)
-        head = chain.descriptors[0]
-        self._chains[head] = chain
+            entries = self._linked(request, request.descriptors)
+            for index, entry in zip(request.descriptors, entries, strict=True):
+                self._memory.write(self._entry(index), entry)
+        self._chains[head] = request
         self.offer(head)
         return head
 
@@ -192,8 +164,8 @@ class SplitDriver:
         self, index: int, address: int, size: int, flags: int = 0, following: int = 0
     ) -> None:
         """Write one entry of the descriptor table, whatever it says."""
-        entry = self.layout.descriptor_table + DESCRIPTOR_SIZE * index
-        self._memory.write(entry, _descriptor.pack(address, size, flags, following))
+        fields = descriptor_format.pack(address, size, flags, following)
+        self._memory.write(self._entry(index), fields)
 
     def offer(self, head: int) -> None:
         """Put any number into the available ring and move the index on."""
@@ -205,65 +177,27 @@ class SplitDriver:
 
     # Inside
 
-    def _place(
-        self, chain: _Chain, readable: Sequence[bytes], writable: Sequence[int]
-    ) -> list[tuple[int, int, int]]:
-        """Put the buffers into memory: (address, size, flags) of each."""
-        buffers = []
-        for data in readable:
-            address = self._allocate(chain, len(data))
-            self._memory.write(address, data)
-            buffers.append((address, len(data), 0))
-        for size in writable:
-            address = self._allocate(chain, size)
-            self._memory.write(address, bytes(size))
-            chain.writable.append((address, size))
-            buffers.append((address, size, DESC_F_WRITE))
-        return buffers
+    def _entry(self, index: int) -> int:
+        return self.layout.descriptor_table + DESCRIPTOR_SIZE * index
 
-    def _allocate(self, chain: _Chain, size: int) -> int:
-        try:
-            address = self._arena.allocate(size)
-        except MemoryError:
-            self._release(chain)
-            raise
-        chain.allocations.append(address)
-        return address
-
-    def _release(self, chain: _Chain) -> None:
-        for address in chain.allocations:
-            self._arena.free(address)
-        self._free.extend(chain.descriptors)
-
-    def _write_table(self, chain: _Chain, buffers: list[tuple[int, int, int]]) -> None:
-        size = DESCRIPTOR_SIZE * len(buffers)
-        table = self._allocate(chain, size)
-        self._write_chain(table, range(len(buffers)), buffers)
-        self.write_descriptor(chain.descriptors[0], table, size, DESC_F_INDIRECT)
-
-    def _write_chain(
-        self, table: int, indices: Sequence[int], buffers: list[tuple[int, int, int]]
-    ) -> None:
-        """Write linked descriptors into the entries `indices` of a table."""
-        last = len(buffers) - 1
-        for position, (address, size, flags) in enumerate(buffers):
-            following = 0 if position == last else indices[position + 1]
-            more = 0 if position == last else DESC_F_NEXT
-            entry = table + DESCRIPTOR_SIZE * indices[position]
-            self._memory.write(entry, _descriptor.pack(address, size, flags | more, following))
+    def _linked(self, request: Request, indices: Sequence[int]) -> list[bytes]:
+        """The descriptors of a request, linked by the `indices` at which they will be."""
+        following = [*indices[1:], None]
+        return [
+            descriptor_format.pack(address, size, flags, 0)
+            if next_index is None
+            else descriptor_format.pack(address, size, flags | DESC_F_NEXT, next_index)
+            for (address, size, flags), next_index in zip(request.elements, following, strict=True)
+        ]
 
     def _take_used(self) -> UsedBuffer:
         raw = self._memory.read(self.layout.used_entry(self._used), _used_element.size)
         head, length = _used_element.unpack(raw)
-        chain = self._chains.get(head)
-        if chain is None:
+        request = self._chains.get(head)
+        if request is None:
             raise DeviceViolation(f"head {head} came back and was not in flight", "2.7.8")
-        if length > sum([size for _address, size in chain.writable]):
-            raise DeviceViolation(
-                f"{length:#x} bytes were written into head {head}, more than it has", "2.7.8.2"
-            )
-        data = b"".join([self._memory.read(*buffer) for buffer in chain.writable])[:length]
+        used = self._buffers.take_back(request, head, length)
         del self._chains[head]
-        self._release(chain)
+        self._free.extend(request.descriptors)
         self._used = (self._used + 1) & 0xFFFF
-        return UsedBuffer(head, data)
+        return used

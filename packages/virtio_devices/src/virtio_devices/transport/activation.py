@@ -45,6 +45,7 @@ class Activation:
         self._report = report
         self._lock = Lock()
         self._live = True
+        self._silent: set[int] = set()  # queues that were reset alone
 
     @property
     def running(self) -> bool:
@@ -54,7 +55,7 @@ class Activation:
     def used_buffer(self, queue: int) -> None:
         """Signal used buffers of one queue."""
         with self._lock:
-            if self.running:
+            if self.running and queue not in self._silent:
                 self._events.used_buffer(queue)
 
     def config_change(self) -> None:
@@ -78,6 +79,22 @@ class Activation:
         with self._lock:
             queue = self.queues.get(index)
             if queue is not None:
+                queue.stop()
+
+    def reset_queue(self, index: int) -> None:
+        """Take one queue away: nothing of it reaches the driver any more (virtio 1.2 §2.6.1.1)."""
+        with self._lock:
+            queue = self.queues.pop(index, None)
+            self._silent.add(index)
+            if queue is not None:
+                queue.stop()
+
+    def restart_queue(self, index: int, queue: Queue) -> None:
+        """Put a new queue in the place of one that was reset."""
+        with self._lock:
+            self.queues[index] = queue
+            self._silent.discard(index)
+            if not self.running:
                 queue.stop()
 
     def retire(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from threading import Lock, RLock
 
+from virtio_devices.device import restarts_queues
 from virtio_devices.errors import (
     DeviceFailed,
     DriverViolation,
@@ -21,6 +22,7 @@ from virtio_devices.errors import (
 )
 from virtio_devices.features import Feature
 from virtio_devices.queue.layout import MAX_QUEUE_SIZE
+from virtio_devices.queue.packed import PackedQueue
 from virtio_devices.queue.split import SplitQueue
 from virtio_devices.transport.activation import Activation
 from virtio_devices.transport.setup import QueueSetup
@@ -39,15 +41,20 @@ if TYPE_CHECKING:
 
     from virtio_devices.device import Device
     from virtio_devices.errors import VirtioError
+    from virtio_devices.queue.interface import Queue
     from virtio_devices.transport.activation import Events
     from vm_memory import GuestMemory
 
 #: Features of rings and of the device's interface that are offered for every device.
-RING_FEATURES = int(Feature.VERSION_1 | Feature.EVENT_IDX | Feature.INDIRECT_DESC)
+RING_FEATURES = int(
+    Feature.VERSION_1 | Feature.EVENT_IDX | Feature.INDIRECT_DESC | Feature.RING_PACKED
+)
 
 _VERSION_1 = int(Feature.VERSION_1)
 _EVENT_IDX = int(Feature.EVENT_IDX)
 _INDIRECT_DESC = int(Feature.INDIRECT_DESC)
+_RING_PACKED = int(Feature.RING_PACKED)
+_RING_RESET = int(Feature.RING_RESET)
 
 _DEVICE_BITS = (1 << 24) - 1 | 0x3FFF << 50  # virtio 1.2 §2.2: 0 to 23 and 50 to 127 (to 63 here)
 _FEATURE_WORDS = 2
@@ -82,7 +89,10 @@ class DeviceLifecycle:
         for size in device.queue_sizes:
             if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
                 raise VirtioUsageError(f"a queue cannot have {size} entries")
+        self._restarting = device if restarts_queues(device) else None
         self.offered = device.features | RING_FEATURES
+        if self._restarting is not None:
+            self.offered |= _RING_RESET
         self.queues = tuple(QueueSetup(size) for size in device.queue_sizes)
         self._device = device
         self._memory = memory
@@ -191,7 +201,7 @@ class DeviceLifecycle:
             if setup.ready:
                 self._refuse_queue(index, "is changed while it is ready", "4.2.2.2")
                 return None
-            if not self._can_set_up():
+            if not self._can_set_up(setup):
                 self._refuse_queue(index, "is set up outside of initialization", "3.1.1")
                 return None
             return setup
@@ -201,10 +211,13 @@ class DeviceLifecycle:
         with self._lock:
             if index >= len(self.queues):
                 return
-            if self._can_set_up():
-                self.queues[index].ready = True
-            else:
+            setup = self.queues[index]
+            if not self._can_set_up(setup):
                 self._refuse_queue(index, "is enabled outside of initialization", "3.1.1")
+                return
+            setup.ready = True
+            if setup.was_reset:
+                self._restart_queue(index, setup)
 
     def disable_queue(self, index: int) -> None:
         """The driver takes a queue back; the device no longer touches it on return."""
@@ -214,8 +227,38 @@ class DeviceLifecycle:
                 if self._activation is not None:
                     self._activation.stop_queue(index)
 
-    def _can_set_up(self) -> bool:
-        return self._status & (FEATURES_OK | DRIVER_OK | FAILED) == FEATURES_OK
+    def reset_queue(self, index: int) -> None:
+        """The driver resets one queue alone; it is done on return (virtio 1.2 §2.6.1.1).
+
+        Afterwards the driver may set the queue up anew and enable it.
+        """
+        with self._lock:
+            if index >= len(self.queues):
+                return
+            activation = self._activation
+            if activation is None or self._restarting is None or not self._features & _RING_RESET:
+                self._refuse_queue(index, "is reset outside of operation or of RING_RESET", "2.6.1")
+                return
+            activation.reset_queue(index)
+            self.queues[index].clear()
+            self.queues[index].was_reset = True
+            self._restarting.reset_queue(index)
+
+    def _restart_queue(self, index: int, setup: QueueSetup) -> None:
+        activation = self._activation
+        if activation is None or self._restarting is None:
+            return
+        setup.was_reset = False
+        try:
+            queue = self._make_queue(setup)
+            activation.restart_queue(index, queue)
+            self._restarting.restart_queue(index, queue)
+        except (DriverViolation, DeviceFailed) as error:
+            activation.needs_reset(error)
+
+    def _can_set_up(self, setup: QueueSetup) -> bool:
+        started = self._status & (FEATURES_OK | DRIVER_OK | FAILED)
+        return started == FEATURES_OK or (setup.was_reset and not self._status & FAILED)
 
     def _refuse_queue(self, index: int, reason: str, clause: str) -> None:
         self._report(QueueSetupViolation(index, reason, clause))
@@ -252,15 +295,16 @@ class DeviceLifecycle:
         except (DriverViolation, DeviceFailed) as error:
             activation.needs_reset(error)
 
-    def _make_queue(self, setup: QueueSetup) -> SplitQueue:
-        layout = setup.layout()
-        layout.check(self._memory, setup.max_size)
-        return SplitQueue(
-            self._memory,
-            layout,
-            event_idx=bool(self._features & _EVENT_IDX),
-            indirect=bool(self._features & _INDIRECT_DESC),
-        )
+    def _make_queue(self, setup: QueueSetup) -> Queue:
+        event_idx = bool(self._features & _EVENT_IDX)
+        indirect = bool(self._features & _INDIRECT_DESC)
+        if self._features & _RING_PACKED:
+            packed = setup.packed_layout()
+            packed.check(self._memory, setup.max_size)
+            return PackedQueue(self._memory, packed, event_idx=event_idx, indirect=indirect)
+        split = setup.split_layout()
+        split.check(self._memory, setup.max_size)
+        return SplitQueue(self._memory, split, event_idx=event_idx, indirect=indirect)
 
     # Configuration space
 

@@ -127,6 +127,7 @@ class MmioTransport:
             0x094: lambda value: self._set_queue_half("driver_area", 32, value),
             0x0A0: lambda value: self._set_queue_half("device_area", 0, value),
             0x0A4: lambda value: self._set_queue_half("device_area", 32, value),
+            0x0C0: self._reset_queue,
         }
 
     # For the bus
@@ -217,6 +218,11 @@ class MmioTransport:
             self._life.enable_queue(self._queue_sel)
         elif value == 0:
             self._life.disable_queue(self._queue_sel)
+
+    def _reset_queue(self, value: int) -> None:
+        """QueueReset reads 0 at any time: the reset is over when the write is (§4.2.2.1)."""
+        if value == 1:
+            self._life.reset_queue(self._queue_sel)
 
     def _set_queue(self, name: str, value: int) -> None:
         setup = self._life.configure_queue(self._queue_sel)

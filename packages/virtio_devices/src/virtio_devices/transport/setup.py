@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from virtio_devices.queue.layout import SplitLayout
+from virtio_devices.queue.packed_layout import PackedLayout
 
 
 class QueueSetup:
@@ -12,10 +13,19 @@ class QueueSetup:
         max_size: the largest size that the device offers, in entries.
         size: entries that the driver chose, 0 until it does.
         ready: whether the driver enabled the queue.
+        was_reset: whether the driver reset the queue alone, and so may set it up again.
         descriptor_area, driver_area, device_area: guest physical addresses of the parts.
     """
 
-    __slots__ = ("descriptor_area", "device_area", "driver_area", "max_size", "ready", "size")
+    __slots__ = (
+        "descriptor_area",
+        "device_area",
+        "driver_area",
+        "max_size",
+        "ready",
+        "size",
+        "was_reset",
+    )
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
@@ -25,10 +35,20 @@ class QueueSetup:
         """Back to the state after a reset."""
         self.size = 0
         self.ready = False
+        self.was_reset = False
         self.descriptor_area = 0
         self.driver_area = 0
         self.device_area = 0
 
-    def layout(self) -> SplitLayout:
+    @property
+    def areas(self) -> tuple[int, int, int]:
+        """The three addresses, in the order in which a layout takes them."""
+        return self.descriptor_area, self.driver_area, self.device_area
+
+    def split_layout(self) -> SplitLayout:
         """The same as a split queue's layout, unchecked."""
-        return SplitLayout(self.size, self.descriptor_area, self.driver_area, self.device_area)
+        return SplitLayout(self.size, *self.areas)
+
+    def packed_layout(self) -> PackedLayout:
+        """The same as a packed queue's layout, unchecked."""
+        return PackedLayout(self.size, *self.areas)

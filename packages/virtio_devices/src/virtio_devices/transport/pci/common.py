@@ -58,6 +58,7 @@ class CommonConfiguration:
             (0x18, 2): self._set_queue_size,
             (0x1A, 2): lambda value: interrupts.set_queue_vector(self._queue_select, value),
             (0x1C, 2): self._enable_queue,
+            (0x3A, 2): self._reset_queue,
         }
         areas = ("descriptor_area", "driver_area", "device_area")
         for offset, name in zip(_LONG_FIELDS, areas, strict=True):
@@ -133,6 +134,11 @@ class CommonConfiguration:
         if setup is not None:
             setup.size = setup.size or setup.max_size
             self._life.enable_queue(self._queue_select)
+
+    def _reset_queue(self, value: int) -> None:
+        """queue_reset reads 0 at any time: the reset is over when the write is (§4.1.4.3.1)."""
+        if value == 1:
+            self._life.reset_queue(self._queue_select)
 
     def _add_half(self, offset: int, name: str, shift: int) -> None:
         def read() -> int:
