@@ -70,12 +70,25 @@ def reference(package: str) -> str:
     for name in module.__all__:
         title, directive = _kind(getattr(module, name))
         if name != "__version__":
-            sections[title].append(f".. {directive}:: {package}.{name}\n")
+            options = _options(package, getattr(module, name))
+            sections[title].append(f".. {directive}:: {package}.{name}\n{options}")
     text = f".. automodule:: {package}\n   :no-members:\n"
     for title, directives in sections.items():
         if directives:
             text += f"\n.. rubric:: {title}\n\n" + "\n".join(directives)
     return text
+
+
+def _options(package: str, thing: object) -> str:
+    """A class whose methods are spread over private parts shows them as its own."""
+    bases = thing.__mro__[1:] if inspect.isclass(thing) else ()
+    private = [
+        base
+        for base in bases
+        if base.__module__.startswith(f"{package}.")
+        and any(part.startswith("_") for part in (*base.__module__.split("."), base.__name__))
+    ]
+    return "   :inherited-members: object\n" if private else ""
 
 
 def _kind(thing: object) -> tuple[str, str]:

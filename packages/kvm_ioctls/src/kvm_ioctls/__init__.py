@@ -9,9 +9,20 @@ Modules: `structs` (the kernel's structures), `exits` (why a vCPU stopped), `run
 them), `errors`, `caps`, `protocols`.
 """
 
+from kvm_ioctls._vcpu.nested import NestedState
+from kvm_ioctls._vcpu.one_reg import msr_register, reg_size
 from kvm_ioctls.addresses import Mmio, Pio
+from kvm_ioctls.arm64 import VcpuInit
 from kvm_ioctls.caps import Cap
-from kvm_ioctls.errors import KvmClosedError, KvmError, KvmUnavailable, MsrError, VcpuBusyError
+from kvm_ioctls.devices import DeviceFd
+from kvm_ioctls.errors import (
+    KvmClosedError,
+    KvmError,
+    KvmUnavailable,
+    MsrError,
+    NotInHeaderError,
+    VcpuBusyError,
+)
 from kvm_ioctls.exits import (
     ApResetHold,
     Debug,
@@ -40,10 +51,22 @@ from kvm_ioctls.exits import (
     X86Rdmsr,
     X86Wrmsr,
 )
+from kvm_ioctls.guest_memfd import GuestMemfd
+from kvm_ioctls.msr_filter import MsrFilterRange
 from kvm_ioctls.protocols import Hypervisor, IoEventAddress, Vcpu, Vm
-from kvm_ioctls.routing import IrqRoutingEntry, IrqRoutingIrqchip, IrqRoutingMsi
+from kvm_ioctls.rings import CoalescedRing, CoalescedWrite, DirtyPage, DirtyRing
+from kvm_ioctls.routing import (
+    IrqRoutingEntry,
+    IrqRoutingHvSint,
+    IrqRoutingIrqchip,
+    IrqRoutingMsi,
+    IrqRoutingXenEvtchn,
+)
 from kvm_ioctls.run_page import RunPage, WritableBuffer
+from kvm_ioctls.stats import Statistic, StatsFd
 from kvm_ioctls.structs import (
+    ArmExceptionEvent,
+    ArmVcpuEvents,
     ClockData,
     CpuidEntry,
     DebugRegs,
@@ -56,6 +79,7 @@ from kvm_ioctls.structs import (
     IrqChip,
     IrqChipId,
     LapicState,
+    MachineCheck,
     MpState,
     MsrEntry,
     NmiEvent,
@@ -66,29 +90,41 @@ from kvm_ioctls.structs import (
     Segment,
     SmiEvent,
     Sregs,
+    Sregs2,
     Translation,
+    TripleFault,
     VcpuEvents,
     Xcr,
     Xcrs,
     Xsave,
 )
+from kvm_ioctls.sync_regs import SyncReg, SyncRegs
 from kvm_ioctls.system import Kvm
 from kvm_ioctls.vcpu import VcpuFd, kick_signal
 from kvm_ioctls.vm import VmFd
+from kvm_ioctls.xen import XenHvmAttr, XenVcpuAttr
 
 __all__ = [
     "ApResetHold",
+    "ArmExceptionEvent",
+    "ArmVcpuEvents",
     "Cap",
     "ClockData",
+    "CoalescedRing",
+    "CoalescedWrite",
     "CpuidEntry",
     "Debug",
     "DebugRegs",
+    "DeviceFd",
+    "DirtyPage",
+    "DirtyRing",
     "DirtyRingFull",
     "Dtable",
     "ExceptionEvent",
     "Exit",
     "FailEntry",
     "Fpu",
+    "GuestMemfd",
     "Hlt",
     "Hypercall",
     "Hypervisor",
@@ -104,14 +140,17 @@ __all__ = [
     "IrqChip",
     "IrqChipId",
     "IrqRoutingEntry",
+    "IrqRoutingHvSint",
     "IrqRoutingIrqchip",
     "IrqRoutingMsi",
+    "IrqRoutingXenEvtchn",
     "IrqWindowOpen",
     "Kvm",
     "KvmClosedError",
     "KvmError",
     "KvmUnavailable",
     "LapicState",
+    "MachineCheck",
     "MemoryFault",
     "Mmio",
     "MmioRead",
@@ -119,8 +158,11 @@ __all__ = [
     "MpState",
     "MsrEntry",
     "MsrError",
+    "MsrFilterRange",
+    "NestedState",
     "Nmi",
     "NmiEvent",
+    "NotInHeaderError",
     "Notify",
     "PicState",
     "Pio",
@@ -133,14 +175,21 @@ __all__ = [
     "Shutdown",
     "SmiEvent",
     "Sregs",
+    "Sregs2",
+    "Statistic",
+    "StatsFd",
+    "SyncReg",
+    "SyncRegs",
     "SystemEvent",
     "TprAccess",
     "Translation",
+    "TripleFault",
     "Unknown",
     "Vcpu",
     "VcpuBusyError",
     "VcpuEvents",
     "VcpuFd",
+    "VcpuInit",
     "Vm",
     "VmFd",
     "WritableBuffer",
@@ -149,6 +198,10 @@ __all__ = [
     "X86Wrmsr",
     "Xcr",
     "Xcrs",
+    "XenHvmAttr",
+    "XenVcpuAttr",
     "Xsave",
     "kick_signal",
+    "msr_register",
+    "reg_size",
 ]

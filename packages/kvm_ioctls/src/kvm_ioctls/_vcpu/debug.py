@@ -1,0 +1,46 @@
+"""Looking at a guest from outside: debugging, address translation, faulting memory in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls.structs import Translation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Debugging(Resource):
+    """Breakpoints, single steps, and where addresses lead."""
+
+    def translate(self, linear_address: int) -> Translation:
+        """KVM_TRANSLATE: where the guest's own page tables lead."""
+        return self._fd.fill("KVM_TRANSLATE", Translation(linear_address=linear_address))
+
+    def set_guest_debug(self, control: int, debugreg: Sequence[int] = ()) -> None:
+        """KVM_SET_GUEST_DEBUG; what it asks for arrives as `Debug` exits.
+
+        Args:
+            control: KVM_GUESTDBG_* flags; 0 switches debugging off.
+            debugreg: x86: DR0 to DR7 for hardware breakpoints.
+        """
+        record = ffi.new("struct kvm_guest_debug *", {"control": control})
+        if debugreg:
+            record.arch = {"debugreg": list(debugreg)}
+        self._fd.ioctl_record("KVM_SET_GUEST_DEBUG", record)
+
+    def single_step(self) -> None:
+        """KVM_SET_GUEST_DEBUG: every instruction is followed by a `Debug` exit."""
+        self.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+
+    def pre_fault_memory(self, gpa: int, size: int) -> int:
+        """KVM_PRE_FAULT_MEMORY: maps guest memory before the guest touches it.
+
+        Returns:
+            How many of the `size` bytes at `gpa` were done; a signal may end it early.
+        """
+        record = ffi.new("struct kvm_pre_fault_memory *", {"gpa": gpa, "size": size})
+        self._fd.ioctl_record("KVM_PRE_FAULT_MEMORY", record)
+        return size - record.size
