@@ -6,8 +6,9 @@
 #define KVM_IOCTLS_LAYOUT_H
 
 #include "_newer.h"
+#include "_ioctl.h"
 #include "_rings.h"
-#include "_runner.h"
+#include "_zones.h"
 
 #define NAME_MEMBER(structure, member) \
     typedef __typeof__(((struct structure *)0)->member) structure##_##member

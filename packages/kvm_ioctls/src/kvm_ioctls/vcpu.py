@@ -7,9 +7,11 @@ from contextlib import suppress
 from mmap import mmap
 from typing import TYPE_CHECKING
 
+from kvm_ioctls import _run
 from kvm_ioctls._capabilities import Capabilities
-from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._ffi import lib
 from kvm_ioctls._msrs import Msrs
+from kvm_ioctls._run import Runner
 from kvm_ioctls._vcpu.arm64 import Arm64Vcpu
 from kvm_ioctls._vcpu.clock import VcpuClock
 from kvm_ioctls._vcpu.cpuid import Cpuid
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from kvm_ioctls._slots import SlotTable
     from kvm_ioctls.exits import Exit
     from kvm_ioctls.rings import RingSetup
+    from kvm_ioctls.zones import Zone
 
 _SIGNALS = 64  # bits of the kernel's signal set
 
@@ -45,13 +48,14 @@ def kick_signal() -> int:
     real-time signal whose action is still the default, from SIGRTMIN up.  Its handler is in C and
     does nothing, with SA_RESTART.  A thread that runs a vCPU unblocks it.
     """
-    number = lib.kvm_kick_signal()
+    number = _run.kick_signal()
     if number < 0:
         raise KvmError(-number, "sigaction", "no real-time signal is free to kick vCPUs with")
     return number
 
 
 class VcpuFd(
+    Runner,
     Registers,
     Msrs,
     Cpuid,
@@ -89,38 +93,20 @@ class VcpuFd(
         self._slots = slots
         self._xsave_size = xsave_size
         self._rings = rings
+        self._zones: list[Zone] = []
         self._mapping = mmap(fd.fileno(), mmap_size)
         self.run_page = RunPage(self._mapping)
-        # C reads the mapping through this address until kvm_runner_close(), see close().
-        self._runner = ffi.new("struct kvm_runner *")
-        page = ffi.from_buffer("char[]", self.run_page.raw)
-        lib.kvm_runner_open(self._runner, fd.fileno(), page)
-        ffi.release(page)
+        Runner.__init__(self, fd.fileno(), self.run_page)
         kick_signal()
         slots.hold()
 
-    def run(self) -> Exit:
-        """KVM_RUN: runs the guest until it needs us; other Python threads run meanwhile.
-
-        Returns:
-            The exit, valid until the next call.  A signal or a kick gives `Interrupted`, and clears
-            `immediate_exit`.  When KVM asks to be called again (EAGAIN, an application processor
-            that was woken), it is.
-
-        Raises:
-            KvmError: KVM_RUN failed; the guest's memory is gone (EFAULT), for instance.
-            VcpuBusyError: another thread is inside this call.
-        """
-        result = lib.kvm_runner_run(self._runner)
-        return self.run_page.decode() if result == 0 else self._without_exit(result)
-
     def _without_exit(self, result: int) -> Exit:
-        """What to make of a KVM_RUN that failed."""
+        """What `run()` makes of a KVM_RUN that failed."""
         if result == -errno.EINTR:
             return self.run_page.interrupted()
-        if result == lib.KVM_RUNNER_CLOSED:
+        if result == _run.CLOSED:
             raise KvmClosedError(self._fd.name)
-        if result == lib.KVM_RUNNER_BUSY:
+        if result == _run.BUSY:
             raise VcpuBusyError
         # The one exit that comes with an error: api.rst, "KVM_EXIT_MEMORY_FAULT".
         fault = result in (-errno.EFAULT, -lib.EHWPOISON)
@@ -134,8 +120,8 @@ class VcpuFd(
         However often a vCPU is kicked before it notices, it is interrupted once; a kick is never
         lost, nor does one interrupt twice.
         """
-        result = lib.kvm_runner_kick(self._runner)
-        if result == lib.KVM_RUNNER_CLOSED:
+        result = self._kick()
+        if result == _run.CLOSED:
             raise KvmClosedError(self._fd.name)
         if result < 0:
             raise KvmError(-result, "tgkill")
@@ -151,6 +137,21 @@ class VcpuFd(
     @immediate_exit.setter
     def immediate_exit(self, value: bool) -> None:
         self.run_page.immediate_exit = value
+
+    def set_zones(self, zones: Iterable[Zone]) -> None:
+        """Which accesses `run()` retires without returning; replaces those of the last call.
+
+        Args:
+            zones: where they overlap, the first one counts.
+
+        Raises:
+            VcpuBusyError: the vCPU is running.
+        """
+        self.fileno()  # a closed vCPU has none
+        kept = list(zones)
+        if self._set_zones([zone.record() for zone in kept]) == _run.BUSY:
+            raise VcpuBusyError
+        self._zones = kept  # C uses their memory
 
     @property
     def sync_regs(self) -> SyncRegs:
@@ -176,11 +177,12 @@ class VcpuFd(
         Raises:
             VcpuBusyError: a thread is inside `run()`; kick it first.
         """
-        if lib.kvm_runner_close(self._runner) == lib.KVM_RUNNER_BUSY:
+        if self._close() == _run.BUSY:
             raise VcpuBusyError
         if not self._fd.close():
             return
         self.run_page.release()
+        self._zones = []
         # A view that somebody kept holds the mapping, which ends with the view.
         with suppress(BufferError):
             self._mapping.close()
