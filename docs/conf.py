@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools import kvm_requests
+
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.addnodes import pending_xref
@@ -48,6 +52,7 @@ def write_generated_pages(_app: Sphinx) -> None:
     GENERATED.mkdir(exist_ok=True)
     cli = importlib.import_module("vmm_reference.cli")
     (GENERATED / "help.txt").write_text(cli.make_parser().format_help())
+    (GENERATED / "kvm_requests.md").write_text(kvm_requests.table())
     for package in PACKAGES:
         _import_all(package)
         (GENERATED / f"{package}.rst").write_text(reference(package))

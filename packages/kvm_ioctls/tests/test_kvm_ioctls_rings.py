@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvm_ioctls import CoalescedRing, CoalescedWrite, DirtyPage, DirtyRing, Mmio, Pio
+from kvm_ioctls._ffi import ffi
 
 DIRTY, RESET = 1, 2
 ENTRIES = 256
@@ -68,6 +69,13 @@ def test_coalesced_writes_come_out_as_they_went_in(bursts):
             page[4:8] = ((last + 1) % room).to_bytes(4, "little")
         assert ring.drain() == burst
     assert ring.drain() == []
+
+
+def test_a_write_s_layout():
+    """The record that Python takes apart is the header's."""
+    places = [ffi.offsetof("struct kvm_coalesced_mmio", name) for name in ("len", "pio", "data")]
+    assert places == [8, 12, 16]
+    assert ffi.sizeof("struct kvm_coalesced_mmio") == 24
 
 
 @settings(deadline=None)

@@ -7,17 +7,21 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from kvm_ioctls import _run
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmClosedError, KvmError, NotInHeaderError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from kvm_ioctls._ffi import CData, CField
+    from kvm_ioctls._run import Buffer
     from kvm_ioctls._struct import KvmStruct
 
 Structure = TypeVar("Structure", bound="KvmStruct")
 
+_CODES: dict[str, int] = {}  # quicker than asking the compiled module each time
 _SHOWN = 120  # characters of a request's arguments in an error's message
 
 
@@ -40,51 +44,43 @@ class Descriptor:
 
         A signal that interrupts the call restarts it, after Python has run its handler (PEP 475).
         """
-        fd, code = self.fileno(), number(request)
-        while (result := lib.kvm_ioctl_value(fd, code, value)) == -errno.EINTR:
-            pass
+        result = self._call(request, value)
         if result < 0:
             raise KvmError(-result, request, arguments=f"{value:#x}" if value else "")
         return result
 
     def ioctl_record(self, request: str, record: CData) -> int:
-        """The same with the address of a C structure."""
-        result = self._pointer(request, record)
+        """The same with a C structure."""
+        result = self._call(request, ffi.buffer(record))
         if result < 0:
             raise KvmError(-result, request, arguments=_members(record))
         return result
 
     def ioctl_buffer(self, request: str, buffer: bytearray | memoryview) -> int:
-        """The same with the address of a buffer, which C borrows for the call only."""
-        result = self._borrowed(request, buffer)
+        """The same with a buffer, at least as long as the request's number says."""
+        result = self._call(request, buffer)
         if result < 0:
             raise KvmError(-result, request)
         return result
 
     def fill(self, request: str, structure: Structure) -> Structure:
         """The same with a structure that the kernel fills, and which is returned."""
-        self.put(request, structure)
+        result = self._call(request, structure.raw)
+        if result < 0:
+            raise KvmError(-result, request, arguments=_shortened(repr(structure)))
         return structure
 
     def put(self, request: str, structure: KvmStruct) -> None:
         """The same with a structure that the kernel reads."""
-        result = self._borrowed(request, structure.raw)
+        result = self._call(request, structure.raw)
         if result < 0:
             raise KvmError(-result, request, arguments=_shortened(repr(structure)))
 
-    def _borrowed(self, request: str, buffer: bytearray | memoryview) -> int:
-        # Given back explicitly: an exception's traceback would hold the borrow, and until Python
-        # 3.12 a collection that clears a borrowed memoryview crashes (CPython issue 77894).
-        borrow = ffi.from_buffer("char[]", buffer)
-        try:
-            return self._pointer(request, borrow)
-        finally:
-            ffi.release(borrow)
-
-    def _pointer(self, request: str, address: CData) -> int:
-        fd, code = self.fileno(), number(request)
-        while (result := lib.kvm_ioctl_pointer(fd, code, address)) == -errno.EINTR:
-            pass
+    def _call(self, request: str, argument: int | Buffer) -> int:
+        code = _CODES.get(request) or number(request)
+        fd = self.number if self.number >= 0 else self.fileno()
+        while (result := _run.ioctl(fd, code, argument)) == -errno.EINTR:
+            fd = self.fileno()
         return result
 
     def fileno(self) -> int:
@@ -141,13 +137,13 @@ def number(name: str) -> int:
         value: int = getattr(lib, name)
     except AttributeError:
         raise NotInHeaderError(name) from None
-    return value
+    return _CODES.setdefault(name, value)
 
 
-def record(ctype: str, members: dict[str, Any]) -> CData:
-    """A C structure for a request."""
+def record(ctype: str, members: Mapping[str, Any] | None = None) -> CData:
+    """A C structure for a request; zero where `members` does not say."""
     try:
-        return ffi.new(f"{ctype} *", members)
+        return ffi.new(f"{ctype} *", members or {})
     except ffi.error:
         raise NotInHeaderError(ctype) from None
 

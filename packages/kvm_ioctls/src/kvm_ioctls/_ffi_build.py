@@ -29,10 +29,8 @@ def make(machine: str) -> FFI:
     made.set_source(
         "kvm_ioctls._ffi",
         '#include "_layout.h"',
-        sources=[f"src/kvm_ioctls/{name}.c" for name in ("_ioctl", "_rings", "_zones")],
-        depends=[
-            f"src/kvm_ioctls/_{name}.h" for name in ("ioctl", "layout", "newer", "rings", "zones")
-        ],
+        sources=[f"src/kvm_ioctls/{name}.c" for name in ("_rings", "_zones")],
+        depends=[f"src/kvm_ioctls/_{name}.h" for name in ("layout", "newer", "rings", "zones")],
         include_dirs=["src/kvm_ioctls"],
         extra_compile_args=["-Wall", "-Wextra", "-Werror", "-O2", "-g0"],
     )

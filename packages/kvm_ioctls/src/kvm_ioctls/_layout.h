@@ -6,7 +6,6 @@
 #define KVM_IOCTLS_LAYOUT_H
 
 #include "_newer.h"
-#include "_ioctl.h"
 #include "_rings.h"
 #include "_zones.h"
 

@@ -1,14 +1,15 @@
 /*
- * The module kvm_ioctls._run: running a vCPU from Python.
+ * The module kvm_ioctls._run: system calls, and running a vCPU from Python.
  *
  * `Runner` is the base of VcpuFd.  KVM_RUN, and what registered zones retire, happens with the GIL
- * released; the runner keeps the page alive, VcpuFd the zones' memory, and kvm_runner_close() refuses while a thread is
- * inside.
+ * released; the runner keeps the page alive and VcpuFd the zones' memory, and kvm_runner_close()
+ * refuses while a thread is inside.
  */
 #include "_exits.h"
 #include "_runner.h"
 
 #include <errno.h>
+#include <sys/ioctl.h>
 
 struct runner_object {
     PyObject_HEAD
@@ -160,6 +161,63 @@ static PyType_Slot runner_slots[] = {
 static PyType_Spec runner_spec = {"kvm_ioctls._run.Runner", sizeof(struct runner_object), 0,
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, runner_slots};
 
+static PyObject *finish(long result, int code)
+{
+    return PyLong_FromLong(result < 0 ? -(long)code : result);
+}
+
+static PyObject *ioctl_value(int fd, unsigned long request, unsigned long value)
+{
+    long result;
+    int code;
+
+    Py_BEGIN_ALLOW_THREADS
+    result = ioctl(fd, request, value);
+    code = errno;
+    Py_END_ALLOW_THREADS
+    return finish(result, code);
+}
+
+static PyObject *ioctl_buffer(int fd, unsigned long request, PyObject *argument)
+{
+    Py_buffer buffer;
+    long result;
+    int code;
+
+    if (PyObject_GetBuffer(argument, &buffer, PyBUF_SIMPLE) < 0)
+        return NULL;
+    /* The number says how much the kernel reads or writes, at least. */
+    if ((size_t)buffer.len < _IOC_SIZE(request)) {
+        PyErr_Format(PyExc_ValueError, "this request takes %d bytes, not %zd",
+                     (int)_IOC_SIZE(request), buffer.len);
+        PyBuffer_Release(&buffer);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    result = ioctl(fd, request, buffer.buf);
+    code = errno;
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&buffer);
+    return finish(result, code);
+}
+
+static PyObject *system_call(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "ioctl() takes a descriptor, a request and an argument");
+        return NULL;
+    }
+    long fd = PyLong_AsLong(args[0]);
+    unsigned long request = PyLong_AsUnsignedLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!PyLong_Check(args[2]))
+        return ioctl_buffer((int)fd, request, args[2]);
+    unsigned long value = PyLong_AsUnsignedLong(args[2]);
+    return PyErr_Occurred() ? NULL : ioctl_value((int)fd, request, value);
+}
+
 static PyObject *kick_signal(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -168,6 +226,8 @@ static PyObject *kick_signal(PyObject *module, PyObject *unused)
 }
 
 static PyMethodDef functions[] = {
+    {"ioctl", (PyCFunction)(void (*)(void))system_call, METH_FASTCALL,
+     "ioctl(2) with a number or a buffer; -errno if it failed."},
     {"kick_signal", kick_signal, METH_NOARGS, "The signal that kicks vCPU threads, or -errno."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,10 +1,15 @@
 # What the package uses of its second compiled module: exits, run page, runner.
 
+from typing import Any, TypeAlias
+
 from kvm_ioctls.exits import Exit, IoIn, IoOut, MmioRead, MmioWrite
+
+Buffer: TypeAlias = Any  # typing.Buffer is Python 3.12's
 
 BUSY: int
 CLOSED: int
 
+def ioctl(fd: int, request: int, argument: int | Buffer, /) -> int: ...
 def kick_signal() -> int: ...
 
 class IoExit:

@@ -90,7 +90,7 @@ class KvmStruct(metaclass=_Closed):
         _PARTS[layout] = cls
 
     def __init__(self, **fields: object) -> None:
-        self.raw = memoryview(bytearray(self._size()))
+        self.raw = memoryview(bytearray(self.SIZE or self._size()))
         for name, value in fields.items():
             if name not in self.FIELDS:
                 raise TypeError(f"{type(self).__name__} has no member {name!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Self
 
-from kvm_ioctls._descriptor import Descriptor, Resource
+from kvm_ioctls._descriptor import Descriptor, Resource, record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmError
 
@@ -26,7 +26,7 @@ class DeviceAttributes(Resource):
         """KVM_HAS_DEVICE_ATTR: whether there is such an attribute."""
         what = {"group": group, "attr": attribute}
         try:
-            self._fd.ioctl_record("KVM_HAS_DEVICE_ATTR", ffi.new("struct kvm_device_attr *", what))
+            self._fd.ioctl_record("KVM_HAS_DEVICE_ATTR", record("struct kvm_device_attr", what))
         except KvmError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
                 raise
@@ -53,7 +53,7 @@ class DeviceAttributes(Resource):
         room = bytearray(value) + bytes(_LONGEST_VALUE)
         held = ffi.from_buffer("char[]", room)
         what = {"group": group, "attr": attribute, "addr": int(ffi.cast("uintptr_t", held))}
-        self._fd.ioctl_record(request, ffi.new("struct kvm_device_attr *", what))
+        self._fd.ioctl_record(request, record("struct kvm_device_attr", what))
         return room
 
 
@@ -78,15 +78,15 @@ class Devices(DeviceAttributes):
         Args:
             device_type: KVM_DEV_TYPE_*: 4 for VFIO, 7 for arm64's GICv3.
         """
-        record = ffi.new("struct kvm_create_device *", {"type": device_type})
-        self._fd.ioctl_record("KVM_CREATE_DEVICE", record)
-        return DeviceFd(Descriptor(record.fd, "DeviceFd"))
+        made = record("struct kvm_create_device", {"type": device_type})
+        self._fd.ioctl_record("KVM_CREATE_DEVICE", made)
+        return DeviceFd(Descriptor(made.fd, "DeviceFd"))
 
     def has_device(self, device_type: int) -> bool:
         """KVM_CREATE_DEVICE with KVM_CREATE_DEVICE_TEST: whether this KVM has such devices."""
         what = {"type": device_type, "flags": lib.KVM_CREATE_DEVICE_TEST}
         try:
-            self._fd.ioctl_record("KVM_CREATE_DEVICE", ffi.new("struct kvm_create_device *", what))
+            self._fd.ioctl_record("KVM_CREATE_DEVICE", record("struct kvm_create_device", what))
         except KvmError as error:
             if error.errno != errno.ENODEV:
                 raise

@@ -6,6 +6,7 @@ Sources: Documentation/virt/kvm/api.rst, section 8.29, "KVM_CAP_DIRTY_LOG_RING",
 
 from __future__ import annotations
 
+import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _BATCH = 512  # pages per call of the harvest
+_ADDRESSES = 1024  # address objects that a coalesced ring keeps
+_WRITE = struct.Struct("=QII8s")  # struct kvm_coalesced_mmio
 
 
 class RingSetup:
@@ -110,21 +113,28 @@ class CoalescedRing:
     def __init__(self, page: memoryview, lock: threading.Lock) -> None:
         self._page = page
         self._lock = lock
+        self._batch = ffi.new("struct kvm_coalesced_mmio[]", len(page) // _WRITE.size)
+        self._addresses: dict[tuple[int, int], Pio | Mmio] = {}
 
     def drain(self) -> list[CoalescedWrite]:
         """The writes since the last call, oldest first."""
-        writes = []
         with self._lock:
-            batch = ffi.new("struct kvm_coalesced_mmio[]", len(self._page) // _COALESCED)
             ring = ffi.from_buffer("char[]", self._page)
             try:
-                count = lib.kvm_drain_coalesced(ring, len(self._page), batch)
+                count = lib.kvm_drain_coalesced(ring, len(self._page), self._batch)
             finally:
                 ffi.release(ring)
-        for write in (batch[i] for i in range(count)):
-            address = Pio(write.phys_addr) if write.pio else Mmio(write.phys_addr)
-            writes.append(CoalescedWrite(address, bytes(ffi.buffer(write.data, min(write.len, 8)))))
-        return writes
+            packed = bytes(ffi.buffer(self._batch, count * _WRITE.size))
+        return [
+            CoalescedWrite(self._address(pio, address), data[:length])
+            for address, length, pio, data in _WRITE.iter_unpack(packed)
+        ]
 
-
-_COALESCED = ffi.sizeof("struct kvm_coalesced_mmio")
+    def _address(self, pio: int, address: int) -> Pio | Mmio:
+        """The address object; those of the last batches are used again."""
+        known = self._addresses.get((pio, address))
+        if known is None:
+            if len(self._addresses) >= _ADDRESSES:
+                self._addresses.clear()
+            known = self._addresses[pio, address] = Pio(address) if pio else Mmio(address)
+        return known

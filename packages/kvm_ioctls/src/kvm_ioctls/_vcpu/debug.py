@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvm_ioctls._descriptor import Resource
-from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._descriptor import Resource, record
+from kvm_ioctls._ffi import lib
 from kvm_ioctls.structs import Translation
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ class Debugging(Resource):
             control: KVM_GUESTDBG_* flags; 0 switches debugging off.
             debugreg: x86: DR0 to DR7 for hardware breakpoints.
         """
-        record = ffi.new("struct kvm_guest_debug *", {"control": control})
+        made = record("struct kvm_guest_debug", {"control": control})
         if debugreg:
-            record.arch = {"debugreg": list(debugreg)}
-        self._fd.ioctl_record("KVM_SET_GUEST_DEBUG", record)
+            made.arch = {"debugreg": list(debugreg)}
+        self._fd.ioctl_record("KVM_SET_GUEST_DEBUG", made)
 
     def single_step(self) -> None:
         """KVM_SET_GUEST_DEBUG: every instruction is followed by a `Debug` exit."""
@@ -41,6 +41,6 @@ class Debugging(Resource):
         Returns:
             How many of the `size` bytes at `gpa` were done; a signal may end it early.
         """
-        record = ffi.new("struct kvm_pre_fault_memory *", {"gpa": gpa, "size": size})
-        self._fd.ioctl_record("KVM_PRE_FAULT_MEMORY", record)
-        return size - record.size
+        made = record("struct kvm_pre_fault_memory", {"gpa": gpa, "size": size})
+        self._fd.ioctl_record("KVM_PRE_FAULT_MEMORY", made)
+        return size - made.size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls.structs import MachineCheck, MpState, VcpuEvents
 
@@ -12,14 +12,14 @@ class Events(Resource):
 
     def get_mp_state(self) -> MpState:
         """KVM_GET_MP_STATE: whether it runs, halts, or waits for its start."""
-        state = ffi.new("struct kvm_mp_state *")
+        state = record("struct kvm_mp_state")
         self._fd.ioctl_record("KVM_GET_MP_STATE", state)
         return MpState(state.mp_state)
 
     def set_mp_state(self, state: MpState) -> None:
         """KVM_SET_MP_STATE."""
-        record = ffi.new("struct kvm_mp_state *", {"mp_state": int(state)})
-        self._fd.ioctl_record("KVM_SET_MP_STATE", record)
+        made = record("struct kvm_mp_state", {"mp_state": int(state)})
+        self._fd.ioctl_record("KVM_SET_MP_STATE", made)
 
     def get_vcpu_events(self) -> VcpuEvents:
         """KVM_GET_VCPU_EVENTS: exceptions and interrupts on their way into the guest."""
@@ -31,7 +31,7 @@ class Events(Resource):
 
     def interrupt(self, vector: int) -> None:
         """KVM_INTERRUPT: queues an external interrupt, where there is no in-kernel irqchip."""
-        self._fd.ioctl_record("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", {"irq": vector}))
+        self._fd.ioctl_record("KVM_INTERRUPT", record("struct kvm_interrupt", {"irq": vector}))
 
     def nmi(self) -> None:
         """KVM_NMI: queues a non-maskable interrupt."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._descriptor import Resource
-from kvm_ioctls._ffi import ffi
+from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls.structs import LapicState
 
 
@@ -20,10 +19,10 @@ class LocalApic(Resource):
 
     def tpr_access_reporting(self, enabled: bool) -> None:
         """KVM_TPR_ACCESS_REPORTING: makes accesses to the task priority `TprAccess` exits."""
-        record = ffi.new("struct kvm_tpr_access_ctl *", {"enabled": bool(enabled)})
-        self._fd.ioctl_record("KVM_TPR_ACCESS_REPORTING", record)
+        made = record("struct kvm_tpr_access_ctl", {"enabled": bool(enabled)})
+        self._fd.ioctl_record("KVM_TPR_ACCESS_REPORTING", made)
 
     def set_vapic_addr(self, address: int) -> None:
         """KVM_SET_VAPIC_ADDR: where, guest physical, the guest's option ROM keeps the priority."""
-        record = ffi.new("struct kvm_vapic_addr *", {"vapic_addr": address})
-        self._fd.ioctl_record("KVM_SET_VAPIC_ADDR", record)
+        made = record("struct kvm_vapic_addr", {"vapic_addr": address})
+        self._fd.ioctl_record("KVM_SET_VAPIC_ADDR", made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmError
 
@@ -46,7 +46,7 @@ class OneReg(Resource):
     def _one_reg(self, request: str, register: int, value: bytearray) -> None:
         held = ffi.from_buffer("char[]", value)
         what = {"id": register, "addr": int(ffi.cast("uintptr_t", held))}
-        self._fd.ioctl_record(request, ffi.new("struct kvm_one_reg *", what))
+        self._fd.ioctl_record(request, record("struct kvm_one_reg", what))
 
     def get_reg_list(self) -> list[int]:
         """KVM_GET_REG_LIST: the ids of this vCPU's registers."""

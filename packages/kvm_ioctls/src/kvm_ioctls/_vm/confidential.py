@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvm_ioctls._descriptor import Resource
-from kvm_ioctls._ffi import ffi
+from kvm_ioctls._descriptor import Resource, record
 
 if TYPE_CHECKING:
     from kvm_ioctls.run_page import WritableBuffer
@@ -35,10 +34,10 @@ class EncryptedMemory(Encryption):
 
     def register_enc_memory_region(self, address: int, size: int) -> None:
         """KVM_MEMORY_ENCRYPT_REG_REGION: pins `size` bytes at the host's `address`."""
-        region = ffi.new("struct kvm_enc_region *", {"addr": address, "size": size})
+        region = record("struct kvm_enc_region", {"addr": address, "size": size})
         self._fd.ioctl_record("KVM_MEMORY_ENCRYPT_REG_REGION", region)
 
     def unregister_enc_memory_region(self, address: int, size: int) -> None:
         """KVM_MEMORY_ENCRYPT_UNREG_REGION."""
-        region = ffi.new("struct kvm_enc_region *", {"addr": address, "size": size})
+        region = record("struct kvm_enc_region", {"addr": address, "size": size})
         self._fd.ioctl_record("KVM_MEMORY_ENCRYPT_UNREG_REGION", region)

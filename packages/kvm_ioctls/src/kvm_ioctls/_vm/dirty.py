@@ -9,6 +9,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from kvm_ioctls._capabilities import Capabilities
+from kvm_ioctls._descriptor import record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.caps import Cap
 from kvm_ioctls.errors import KvmError
@@ -35,7 +36,7 @@ class DirtyPages(Capabilities):
         with self._slots.lock:
             bitmap = bytearray(self._log_size("KVM_GET_DIRTY_LOG", slot))
             held = ffi.from_buffer("char[]", bitmap)
-            log = ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": held})
+            log = record("struct kvm_dirty_log", {"slot": slot, "dirty_bitmap": held})
             self._fd.ioctl_record("KVM_GET_DIRTY_LOG", log)
         return bitmap
 
@@ -65,7 +66,7 @@ class DirtyPages(Capabilities):
                 raise ValueError(f"{num_pages} pages need more than {len(bitmap)} bytes of bits")
             held = ffi.from_buffer("char[]", bitmap)
             what = {"slot": slot, "first_page": first_page, "num_pages": num_pages}
-            log = ffi.new("struct kvm_clear_dirty_log *", what | {"dirty_bitmap": held})
+            log = record("struct kvm_clear_dirty_log", what | {"dirty_bitmap": held})
             self._fd.ioctl_record("KVM_CLEAR_DIRTY_LOG", log)
 
     def _log_size(self, request: str, slot: int) -> int:

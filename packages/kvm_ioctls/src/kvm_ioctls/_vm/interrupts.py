@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvm_ioctls import _lists
-from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi, lib
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Interrupts(Resource):
 
     def set_irq_line(self, gsi: int, active: bool) -> None:
         """KVM_IRQ_LINE: sets the level of an interrupt line."""
-        level = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": bool(active)})
+        level = record("struct kvm_irq_level", {"irq": gsi, "level": bool(active)})
         self._fd.ioctl_record("KVM_IRQ_LINE", level)
 
     def set_irq_line_status(self, gsi: int, active: bool) -> int:
@@ -29,14 +29,14 @@ class Interrupts(Resource):
             Above 0 how many vCPUs it reached, 0 when it merged with one that waits already, below 0
             when it was masked or cannot be delivered.
         """
-        level = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": bool(active)})
+        level = record("struct kvm_irq_level", {"irq": gsi, "level": bool(active)})
         self._fd.ioctl_record("KVM_IRQ_LINE_STATUS", level)
         return int(ffi.cast("int32_t", level.irq))  # a union: the status overwrites the line
 
     def signal_msi(self, address: int, data: int) -> int:
         """KVM_SIGNAL_MSI: above 0 when delivered, 0 when the guest blocked it."""
         message = {"address_lo": address & 0xFFFF_FFFF, "address_hi": address >> 32, "data": data}
-        return self._fd.ioctl_record("KVM_SIGNAL_MSI", ffi.new("struct kvm_msi *", message))
+        return self._fd.ioctl_record("KVM_SIGNAL_MSI", record("struct kvm_msi", message))
 
     def set_gsi_routing(self, entries: Sequence[IrqRoutingEntry]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table."""
@@ -52,9 +52,9 @@ class Interrupts(Resource):
         what = {"fd": fd, "gsi": gsi}
         if resample_fd is not None:
             what |= {"flags": lib.KVM_IRQFD_FLAG_RESAMPLE, "resamplefd": resample_fd}
-        self._fd.ioctl_record("KVM_IRQFD", ffi.new("struct kvm_irqfd *", what))
+        self._fd.ioctl_record("KVM_IRQFD", record("struct kvm_irqfd", what))
 
     def unregister_irqfd(self, fd: int, gsi: int) -> None:
         """KVM_IRQFD with KVM_IRQFD_FLAG_DEASSIGN."""
         what = {"fd": fd, "gsi": gsi, "flags": lib.KVM_IRQFD_FLAG_DEASSIGN}
-        self._fd.ioctl_record("KVM_IRQFD", ffi.new("struct kvm_irqfd *", what))
+        self._fd.ioctl_record("KVM_IRQFD", record("struct kvm_irqfd", what))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._descriptor import Resource
-from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._descriptor import Resource, record
+from kvm_ioctls._ffi import lib
 from kvm_ioctls.addresses import Mmio, Pio
 
 
@@ -43,7 +43,7 @@ class IoEvents(Resource):
             "datamatch": datamatch or 0,
             "flags": flags,
         }
-        self._fd.ioctl_record("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", what))
+        self._fd.ioctl_record("KVM_IOEVENTFD", record("struct kvm_ioeventfd", what))
 
     def register_coalesced_mmio(self, address: Pio | Mmio, size: int) -> None:
         """KVM_REGISTER_COALESCED_MMIO: writes to a zone go to a ring instead of causing exits.
@@ -63,7 +63,5 @@ class IoEvents(Resource):
     def _zone(self, request: str, address: Pio | Mmio, size: int) -> None:
         pio = isinstance(address, Pio)
         first = address.port if isinstance(address, Pio) else address.address
-        zone = ffi.new(
-            "struct kvm_coalesced_mmio_zone *", {"addr": first, "size": size, "pio": pio}
-        )
+        zone = record("struct kvm_coalesced_mmio_zone", {"addr": first, "size": size, "pio": pio})
         self._fd.ioctl_record(request, zone)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._descriptor import Resource
-from kvm_ioctls._ffi import ffi
+from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls.structs import IrqChip, PitState2
 
 
@@ -16,7 +15,7 @@ class InterruptControllers(Resource):
 
     def create_pit2(self, flags: int = 0) -> None:
         """KVM_CREATE_PIT2: the 8254 timer; `flags` is 0 or KVM_PIT_SPEAKER_DUMMY (1)."""
-        config = ffi.new("struct kvm_pit_config *", {"flags": flags})
+        config = record("struct kvm_pit_config", {"flags": flags})
         self._fd.ioctl_record("KVM_CREATE_PIT2", config)
 
     def get_irqchip(self, chip_id: int) -> IrqChip:
@@ -37,8 +36,8 @@ class InterruptControllers(Resource):
 
     def reinject_control(self, reinject: bool) -> None:
         """KVM_REINJECT_CONTROL: whether timer interrupts that the guest missed are made up for."""
-        record = ffi.new("struct kvm_reinject_control *", {"pit_reinject": bool(reinject)})
-        self._fd.ioctl_record("KVM_REINJECT_CONTROL", record)
+        made = record("struct kvm_reinject_control", {"pit_reinject": bool(reinject)})
+        self._fd.ioctl_record("KVM_REINJECT_CONTROL", made)
 
     def set_boot_cpu_id(self, vcpu_id: int) -> None:
         """KVM_SET_BOOT_CPU_ID: which vCPU starts at reset; before the first vCPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from kvm_ioctls._descriptor import Descriptor, Resource
+from kvm_ioctls._descriptor import Descriptor, Resource, record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls._slots import Slot, borrow
 from kvm_ioctls.errors import KvmError
@@ -39,8 +39,8 @@ class Memory(Resource):
                 not aligned, for a change that KVM cannot make, or for deleting no slot.
         """
         new = borrow(memory, guest_phys_addr) if memory is not None else None
-        region = ffi.new(
-            "struct kvm_userspace_memory_region *",
+        region = record(
+            "struct kvm_userspace_memory_region",
             {
                 "slot": slot,
                 "flags": flags,
@@ -71,8 +71,8 @@ class Memory(Resource):
             flags: as for `set_user_memory_region()`; KVM_MEM_GUEST_MEMFD is added.
         """
         new = borrow(memory, guest_phys_addr, guest_memfd.fileno())
-        region = ffi.new(
-            "struct kvm_userspace_memory_region2 *",
+        region = record(
+            "struct kvm_userspace_memory_region2",
             {
                 "slot": slot,
                 "flags": flags | lib.KVM_MEM_GUEST_MEMFD,
@@ -113,8 +113,8 @@ class Memory(Resource):
             flags: GUEST_MEMFD_FLAG_MMAP (1) lets it be mapped; with
                 GUEST_MEMFD_FLAG_INIT_SHARED (2) the mapping may be used from the beginning.
         """
-        record = ffi.new("struct kvm_create_guest_memfd *", {"size": size, "flags": flags})
-        number = self._fd.ioctl_record("KVM_CREATE_GUEST_MEMFD", record)
+        made = record("struct kvm_create_guest_memfd", {"size": size, "flags": flags})
+        number = self._fd.ioctl_record("KVM_CREATE_GUEST_MEMFD", made)
         return GuestMemfd(Descriptor(number, "GuestMemfd"), size)
 
     def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
@@ -126,8 +126,8 @@ class Memory(Resource):
             attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE (8), or 0 for shared.
         """
         what = {"address": address, "size": size, "attributes": attributes}
-        record = ffi.new("struct kvm_memory_attributes *", what)
-        self._fd.ioctl_record("KVM_SET_MEMORY_ATTRIBUTES", record)
+        made = record("struct kvm_memory_attributes", what)
+        self._fd.ioctl_record("KVM_SET_MEMORY_ATTRIBUTES", made)
 
     def set_tss_address(self, address: int) -> None:
         """KVM_SET_TSS_ADDR: three pages below 4 GiB that Intel hosts need for real mode."""

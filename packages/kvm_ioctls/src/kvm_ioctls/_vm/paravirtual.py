@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvm_ioctls._descriptor import Resource
-from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._descriptor import Resource, record
+from kvm_ioctls._ffi import lib
 
 if TYPE_CHECKING:
     from kvm_ioctls.xen import XenHvmAttr
@@ -25,7 +25,7 @@ class Paravirtual(Resource):
         what = {"conn_id": conn_id, "fd": fd if fd is not None else -1}
         if fd is None:
             what["flags"] = lib.KVM_HYPERV_EVENTFD_DEASSIGN
-        self._fd.ioctl_record("KVM_HYPERV_EVENTFD", ffi.new("struct kvm_hyperv_eventfd *", what))
+        self._fd.ioctl_record("KVM_HYPERV_EVENTFD", record("struct kvm_hyperv_eventfd", what))
 
     def xen_hvm_config(self, flags: int, msr: int = 0) -> None:
         """KVM_XEN_HVM_CONFIG: lets the guest find Xen, its hypercalls coming as exits.
@@ -34,7 +34,7 @@ class Paravirtual(Resource):
             flags: KVM_XEN_HVM_CONFIG_*, of which KVM_CAP_XEN_HVM says what there is.
             msr: the register by which the guest asks for its hypercall page.
         """
-        config = ffi.new("struct kvm_xen_hvm_config *", {"flags": flags, "msr": msr})
+        config = record("struct kvm_xen_hvm_config", {"flags": flags, "msr": msr})
         self._fd.ioctl_record("KVM_XEN_HVM_CONFIG", config)
 
     def xen_hvm_get_attr(self, attribute: XenHvmAttr) -> XenHvmAttr:
@@ -48,5 +48,5 @@ class Paravirtual(Resource):
     def xen_hvm_evtchn_send(self, port: int, vcpu: int, priority: int = 0xFFFF_FFFF) -> int:
         """KVM_XEN_HVM_EVTCHN_SEND: raises an event channel; by default of the two-level kind."""
         what = {"port": port, "vcpu": vcpu, "priority": priority}
-        event = ffi.new("struct kvm_irq_routing_xen_evtchn *", what)
+        event = record("struct kvm_irq_routing_xen_evtchn", what)
         return self._fd.ioctl_record("KVM_XEN_HVM_EVTCHN_SEND", event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi, lib
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Policy(Resource):
         bitmaps = [ffi.new("__u8[]", one.bitmap) for one in ranges]  # alive until the call is over
         what = [one.record(held) for one, held in zip(ranges, bitmaps, strict=True)]
         flags = getattr(lib, f"KVM_MSR_FILTER_DEFAULT_{default}")
-        record = ffi.new("struct kvm_msr_filter *", {"flags": flags, "ranges": what})
-        self._fd.ioctl_record("KVM_X86_SET_MSR_FILTER", record)
+        made = record("struct kvm_msr_filter", {"flags": flags, "ranges": what})
+        self._fd.ioctl_record("KVM_X86_SET_MSR_FILTER", made)
 
     def set_pmu_event_filter(
         self,
