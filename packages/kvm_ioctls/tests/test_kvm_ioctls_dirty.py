@@ -7,8 +7,7 @@ from mmap import mmap
 
 import pytest
 
-from kvm_ioctls import Cap, CoalescedWrite, DirtyPage, Hlt, KvmError, Mmio, Pio
-from kvm_ioctls._ffi import lib
+from kvm_ioctls import Cap, CoalescedWrite, DirtyPage, Hlt, KvmError, MemoryFlag, Mmio, Pio
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(30)]
 
@@ -25,7 +24,7 @@ def pages(bitmap: bytes) -> set[int]:
 @pytest.fixture
 def logged(vm):
     """The machine, its memory's slot logging dirty pages."""
-    vm.set_user_memory_region(0, 0, vm.memory, lib.KVM_MEM_LOG_DIRTY_PAGES)
+    vm.set_user_memory_region(0, 0, vm.memory, MemoryFlag.LOG_DIRTY_PAGES)
     return vm
 
 
@@ -55,7 +54,7 @@ def test_all_pages_count_as_written_at_first(vm, needs):
     needs(Cap.MANUAL_DIRTY_LOG_PROTECT2)
     vm.enable_manual_dirty_log(initially_set=True)
     memory = mmap(-1, 65 * 4096)
-    vm.set_user_memory_region(1, 0x100000, memory, lib.KVM_MEM_LOG_DIRTY_PAGES)
+    vm.set_user_memory_region(1, 0x100000, memory, MemoryFlag.LOG_DIRTY_PAGES)
     assert pages(vm.get_dirty_log(1)) == set(range(65))
     vm.clear_dirty_log(1, b"\xff" * 16)
     assert pages(vm.get_dirty_log(1)) == set()

@@ -16,6 +16,7 @@ import pytest
 from kvm_ioctls import (
     Cap,
     Debug,
+    GuestDebug,
     Hlt,
     Hypercall,
     Interrupted,
@@ -24,7 +25,6 @@ from kvm_ioctls import (
     XenHvmAttr,
     XenVcpuAttr,
 )
-from kvm_ioctls._ffi import lib
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 
@@ -96,7 +96,7 @@ def test_a_breakpoint_in_the_code(vm, start):
     """INT3 is ours while software breakpoints are debugged."""
     vm.memory[12:16] = b"\x02\x10\0\0"  # vector 3, if it is the guest's after all: to the HLT
     vcpu = start("90ccf4")
-    vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_USE_SW_BP)
+    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.USE_SW_BP)
     exit_ = vcpu.run()
     if not isinstance(exit_, Debug):
         pytest.skip(f"this KVM differs: INT3 under a debugger gives {type(exit_).__name__}")

@@ -18,6 +18,7 @@ import pytest
 from kvm_ioctls import (
     Cap,
     Debug,
+    GuestDebug,
     Hlt,
     Interrupted,
     IoOut,
@@ -25,7 +26,9 @@ from kvm_ioctls import (
     Kvm,
     KvmClosedError,
     KvmError,
+    MemoryFlag,
     MpState,
+    MsrExitReason,
     Regs,
     VcpuBusyError,
     X86Rdmsr,
@@ -322,7 +325,7 @@ def test_kvm_asking_again_is_answered(kvm):
 def test_a_breakpoint_after_each_instruction(start):
     """KVM_SET_GUEST_DEBUG with single step gives Debug exits that say where."""
     vcpu = start("9090f4")
-    vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.SINGLESTEP)
     for pc in 0x1001, 0x1002:
         exit_ = vcpu.run()
         assert isinstance(exit_, Debug)
@@ -333,7 +336,7 @@ def test_a_breakpoint_after_each_instruction(start):
 
 def test_msr_exits(vm, start):
     """KVM_CAP_X86_USER_SPACE_MSR brings unknown registers to us, in both directions."""
-    unknown = lib.KVM_MSR_EXIT_REASON_UNKNOWN
+    unknown = MsrExitReason.UNKNOWN
     vm.enable_cap(Cap.X86_USER_SPACE_MSR, unknown)
     vcpu = start("0f320f30f4", rcx=0x1234_5678)
     match vcpu.run():
@@ -410,7 +413,7 @@ def test_dirty_log_is_sized_by_the_slot(vm):
     """One bit per page in 64-bit words, for any size of slot."""
     for slot, pages in (1, 1), (2, 64), (3, 65):
         memory = mmap(-1, pages * 4096)
-        vm.set_user_memory_region(slot, slot << 28, memory, lib.KVM_MEM_LOG_DIRTY_PAGES)
+        vm.set_user_memory_region(slot, slot << 28, memory, MemoryFlag.LOG_DIRTY_PAGES)
         assert len(vm.get_dirty_log(slot)) == (pages + 63) // 64 * 8
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvm_ioctls import Cap, Hlt, KvmError
+from kvm_ioctls import Cap, GuestMemfdFlag, Hlt, KvmError
 from kvm_ioctls._slots import SlotTable, borrow
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(30)]
 
-MMAP_SHARED = 3  # GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_INIT_SHARED
+MMAP_SHARED = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
 
 
 def test_an_overlap_names_the_slot_in_the_way(vm):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvm_ioctls import Cap, Hlt, IoOut, KvmError, MsrFilterRange, X86Rdmsr, X86Wrmsr
-from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls import Cap, Hlt, IoOut, KvmError, MsrExitReason, MsrFilterRange, X86Rdmsr, X86Wrmsr
+from kvm_ioctls._ffi import ffi
 
 STAR = 0xC000_0081
 
@@ -66,13 +66,13 @@ def test_denying_everything_is_refused(vm, needs):
 def test_a_filtered_register_comes_to_us(vm, start, needs):
     """Reading STAR is our exit, its neighbour LSTAR is KVM's; writing is an exit as well."""
     needs(Cap.X86_MSR_FILTER)
-    vm.enable_cap(Cap.X86_USER_SPACE_MSR, lib.KVM_MSR_EXIT_REASON_FILTER)
+    vm.enable_cap(Cap.X86_USER_SPACE_MSR, MsrExitReason.FILTER)
     vm.set_msr_filter([MsrFilterRange.allowing(STAR, 2, [STAR + 1])])
     # rdmsr; out 0x80, al; inc ecx; rdmsr; dec ecx; wrmsr; hlt
     vcpu = start("0f32e68066410f3266490f30f4", rcx=STAR)
     exit_ = vcpu.run()
     assert isinstance(exit_, X86Rdmsr)
-    assert (exit_.reason, exit_.index) == (lib.KVM_MSR_EXIT_REASON_FILTER, STAR)
+    assert (exit_.reason, exit_.index) == (MsrExitReason.FILTER, STAR)
     exit_.data = 0x55
     exit_ = vcpu.run()
     assert isinstance(exit_, IoOut)

@@ -120,8 +120,21 @@ def test_a_full_log_is_an_exit(start):
     assert log.drain() + bytes(exit_.data) == b"abc"
     assert isinstance(vcpu.run(), Hlt)
     assert log.drain() == b""
-    with pytest.raises(ValueError, match="at least one byte, not 0"):
-        LogZone(Pio(0x60), 1, capacity=0)
+
+
+def test_zones_that_cannot_be():
+    """Without addresses, beyond the last one, without room."""
+    with pytest.raises(ValueError, match="no 0 addresses at 0x60"):
+        Zone(Pio(0x60), 0)
+    with pytest.raises(ValueError, match="no 2 addresses at 0xffffffffffffffff"):
+        Zone(Mmio(2**64 - 1), 2)
+    with pytest.raises(ValueError, match="no 0 addresses"):
+        RegisterZone(Mmio(0), bytearray())
+    for capacity in 0, 2**32:
+        with pytest.raises(ValueError, match=f"not {capacity}"):
+            LogZone(Pio(0x60), 1, capacity)
+    with pytest.raises(BufferError):
+        RegisterZone(Mmio(0), memoryview(b"read-only")).record()
 
 
 def test_zones_are_replaced(start):

@@ -69,6 +69,7 @@ from kvm_ioctls.exits.foreign import (
     XenHcall,
     XenRecord,
 )
+from kvm_ioctls.flags import ClockFlag, GuestDebug, GuestMemfdFlag, MemoryFlag, MsrExitReason
 from kvm_ioctls.guest_memfd import GuestMemfd
 from kvm_ioctls.msr_filter import MsrFilterRange
 from kvm_ioctls.protocols import Hypervisor, IoEventAddress, Vcpu, Vm
@@ -131,6 +132,7 @@ __all__ = [
     "ArmVcpuEvents",
     "Cap",
     "ClockData",
+    "ClockFlag",
     "CoalescedRing",
     "CoalescedWrite",
     "CpuidEntry",
@@ -145,8 +147,10 @@ __all__ = [
     "Exit",
     "FailEntry",
     "Fpu",
+    "GuestDebug",
     "GuestException",
     "GuestMemfd",
+    "GuestMemfdFlag",
     "Hlt",
     "Hypercall",
     "Hyperv",
@@ -180,12 +184,14 @@ __all__ = [
     "LogZone",
     "MachineCheck",
     "MemoryFault",
+    "MemoryFlag",
     "Mmio",
     "MmioRead",
     "MmioWrite",
     "MpState",
     "MsrEntry",
     "MsrError",
+    "MsrExitReason",
     "MsrFilterRange",
     "NestedState",
     "Nmi",

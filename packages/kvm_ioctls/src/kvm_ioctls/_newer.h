@@ -110,6 +110,23 @@
 #define KVM_CAP_XCRS 56
 #endif
 
+/* guest debugging, beyond what every architecture has */
+#ifndef KVM_GUESTDBG_USE_SW_BP
+#define KVM_GUESTDBG_USE_SW_BP 0x00010000
+#endif
+#ifndef KVM_GUESTDBG_USE_HW_BP
+#define KVM_GUESTDBG_USE_HW_BP 0x00020000
+#endif
+#ifndef KVM_GUESTDBG_INJECT_DB
+#define KVM_GUESTDBG_INJECT_DB 0x00040000
+#endif
+#ifndef KVM_GUESTDBG_INJECT_BP
+#define KVM_GUESTDBG_INJECT_BP 0x00080000
+#endif
+#ifndef KVM_GUESTDBG_BLOCKIRQ
+#define KVM_GUESTDBG_BLOCKIRQ 0x00100000
+#endif
+
 /* x86's interrupt controllers */
 #ifndef KVM_IRQCHIP_PIC_MASTER
 #define KVM_IRQCHIP_PIC_MASTER 0

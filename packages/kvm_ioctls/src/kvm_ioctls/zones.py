@@ -23,21 +23,27 @@ class Zone:
     Args:
         address: the first port or guest physical address.
         size: how many.
+
+    Raises:
+        ValueError: there are no such addresses.
     """
 
     _KIND = lib.KVM_ZONE_VOID
 
     def __init__(self, address: Pio | Mmio, size: int) -> None:
+        first = address.port if isinstance(address, Pio) else address.address
+        if size <= 0 or first < 0 or first + size > 2**64:
+            raise ValueError(f"there are no {size} addresses at {first:#x}")
         self.address = address
         self.size = size
+        self._first = first
         self._memory: memoryview | None = None
         self._capacity = 0
 
     def record(self) -> tuple[int, bool, int, int, int, int]:
         """What `VcpuFd.set_zones()` hands on: kind, whether ports, first, size, room, memory."""
         pio = isinstance(self.address, Pio)
-        first = self.address.port if isinstance(self.address, Pio) else self.address.address
-        return self._KIND, pio, first, self.size, self._capacity, self._place()
+        return self._KIND, pio, self._first, self.size, self._capacity, self._place()
 
     def _place(self) -> int:
         """Where the memory is; whoever has the zone keeps it there."""
@@ -79,8 +85,8 @@ class LogZone(Zone):
     _KIND = lib.KVM_ZONE_LOG
 
     def __init__(self, address: Pio | Mmio, size: int, capacity: int = 65536) -> None:
-        if capacity <= 0:
-            raise ValueError(f"a log has room for at least one byte, not {capacity}")
+        if not 0 < capacity < 2**32:
+            raise ValueError(f"a log has room for 1 to {2**32 - 1} bytes, not {capacity}")
         super().__init__(address, size)
         header = ffi.sizeof("struct kvm_zone_log")
         self._memory = memoryview(bytearray(header + capacity))

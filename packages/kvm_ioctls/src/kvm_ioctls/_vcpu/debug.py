@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvm_ioctls._descriptor import Resource, record
-from kvm_ioctls._ffi import lib
+from kvm_ioctls.flags import GuestDebug
 from kvm_ioctls.structs import Translation
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Debugging(Resource):
         """KVM_SET_GUEST_DEBUG; what it asks for arrives as `Debug` exits.
 
         Args:
-            control: KVM_GUESTDBG_* flags; 0 switches debugging off.
+            control: `GuestDebug`; 0 switches debugging off.
             debugreg: x86: DR0 to DR7 for hardware breakpoints.
         """
         made = record("struct kvm_guest_debug", {"control": control})
@@ -33,7 +33,7 @@ class Debugging(Resource):
 
     def single_step(self) -> None:
         """KVM_SET_GUEST_DEBUG: every instruction is followed by a `Debug` exit."""
-        self.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+        self.set_guest_debug(GuestDebug.ENABLE | GuestDebug.SINGLESTEP)
 
     def pre_fault_memory(self, gpa: int, size: int) -> int:
         """KVM_PRE_FAULT_MEMORY: maps guest memory before the guest touches it.

@@ -32,7 +32,7 @@ class Memory(Resource):
             guest_phys_addr: where the guest sees it; a multiple of the page size.
             memory: the memory, its length a multiple of the page size and its place page-aligned
                 (an `mmap` or a slice of one); borrowed while the slot lives.  None deletes it.
-            flags: KVM_MEM_LOG_DIRTY_PAGES (1), KVM_MEM_READONLY (2).
+            flags: `MemoryFlag`.
 
         Raises:
             KvmError: EEXIST when it overlaps another slot, EINVAL for addresses and sizes that are
@@ -110,8 +110,8 @@ class Memory(Resource):
 
         Args:
             size: in bytes, a multiple of the page size.
-            flags: GUEST_MEMFD_FLAG_MMAP (1) lets it be mapped; with
-                GUEST_MEMFD_FLAG_INIT_SHARED (2) the mapping may be used from the beginning.
+            flags: `GuestMemfdFlag`: MMAP lets it be mapped; with INIT_SHARED the mapping may be
+                used from the beginning.
         """
         made = record("struct kvm_create_guest_memfd", {"size": size, "flags": flags})
         number = self._fd.ioctl_record("KVM_CREATE_GUEST_MEMFD", made)
