@@ -1,7 +1,8 @@
 /*
  * The floor of benchmarks/kvm_ioctls.py: the same guests, run by C alone.
  *
- * usage: kvm_floor EXITS, prints one line `name value` per measure.  Every failure ends it with 1.
+ * usage: kvm_floor MEASUREMENT EXITS, prints one line `name value` per measure.  Every failure ends
+ * it with 1.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -188,28 +189,44 @@ static void machines(void)
     printf("create_us %.9g\n", took[MACHINES / 2]);
 }
 
-int main(int argc, char **argv)
+static void registers(void)
 {
-    long count = argc > 1 ? atol(argv[1]) : 100000;
     struct kvm_regs regs;
     struct kvm_sregs sregs;
 
-    machines();
+    calls("get_regs_ns", KVM_GET_REGS, &regs);
+    calls("set_regs_ns", KVM_SET_REGS, &regs);
+    calls("get_sregs_ns", KVM_GET_SREGS, &sregs);
+    calls("set_sregs_ns", KVM_SET_SREGS, &sregs);
+}
+
+static void measure(const char *name, long count)
+{
+    if (strcmp(name, "pio") == 0)
+        exits("pio_rate", count, KVM_EXIT_IO, "\xba\xf8\x03\xee\xeb\xfd", 6);
+    else if (strcmp(name, "mmio_write") == 0)
+        exits("mmio_write_rate", count, KVM_EXIT_MMIO, "\xa2\x00\x00\xeb\xfb", 5);
+    else if (strcmp(name, "mmio_read") == 0)
+        exits("mmio_read_rate", count, KVM_EXIT_MMIO, "\xa0\x00\x00\xeb\xfb", 5);
+    else if (strcmp(name, "loops") == 0)
+        offload_user(), offload_eventfd(), offload_coalesced();
+    else
+        registers();
+}
+
+int main(int argc, char **argv)
+{
+    need(argc == 3, "two arguments");
+    if (strcmp(argv[1], "create") == 0) {
+        machines();
+        return 0;
+    }
     open_vcpu();
     memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct kvm_userspace_memory_region slot = {
         .memory_size = MEMORY, .userspace_addr = (uintptr_t)memory};
     need(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0, "memory");
-    exits("pio_rate", count, KVM_EXIT_IO, "\xba\xf8\x03\xee\xeb\xfd", 6);
-    exits("mmio_write_rate", count, KVM_EXIT_MMIO, "\xa2\x00\x00\xeb\xfb", 5);
-    exits("mmio_read_rate", count, KVM_EXIT_MMIO, "\xa0\x00\x00\xeb\xfb", 5);
-    offload_user();
-    offload_eventfd();
-    offload_coalesced();
-    calls("get_regs_ns", KVM_GET_REGS, &regs);
-    calls("set_regs_ns", KVM_SET_REGS, &regs);
-    calls("get_sregs_ns", KVM_GET_SREGS, &sregs);
-    calls("set_sregs_ns", KVM_SET_SREGS, &sregs);
+    measure(argv[1], atol(argv[2]));
     close_vcpu();
     return 0;
 }

@@ -3,10 +3,10 @@
 Both run the same guests in real mode: an endless loop of OUT, of a store or of a load where no
 memory is, or 50,000 OUTs and HLT. The handler looks at each exit's port or address and adds up its
 data, in Python through a dictionary of handlers. C (`kvm_floor.c`) is compiled at the start, does
-the same with ioctl() alone, and is run in turn with ours.
+the same with ioctl() alone, and is run in turn with ours, measurement by measurement.
 
 "added" is what an exit costs more here than in C, in microseconds; "decode" the part of it that is
-left when KVM_RUN does nothing.
+left when KVM_RUN does nothing. Rounds are short and many: a shared machine changes its pace.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from benchmarks.harness import Candidate, Goal, Measures, Results, interleave, r
 from kvm_ioctls import Hlt, IoOut, Kvm, KvmUnavailable, LogZone, MmioRead, MmioWrite, Pio, Zone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from kvm_ioctls import VcpuFd, VmFd
 
@@ -47,21 +48,38 @@ NS, US = 1e9, 1e6
 def main() -> int:
     """Run the benchmark; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="bench -- kvm_ioctls", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved pairs (default: 5)")
-    parser.add_argument("--exits", type=int, default=100_000, help="per loop (default: 100000)")
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved pairs (default: 15)")
+    parser.add_argument("--exits", type=int, default=20_000, help="per loop (default: 20000)")
     arguments = parser.parse_args()
     try:
         Kvm().close()
     except KvmUnavailable as error:
         sys.exit(f"bench: {error}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, machine() as (vm, vcpu, memory):
         floor = compile_floor(Path(folder))
-        candidates = [
-            Candidate("kvm_ioctls", lambda: ours(arguments.exits)),
-            Candidate("C", lambda: measures_of(floor, arguments.exits)),
+        bench = Bench(vm, vcpu, memory, arguments.exits)
+        found = [
+            interleave(
+                [
+                    Candidate("kvm_ioctls", getattr(bench, name)),
+                    Candidate("C", partial(measures_of, floor, name, arguments.exits)),
+                ],
+                rounds=arguments.rounds,
+            )
+            for name in ("pio", "mmio_write", "mmio_read", "loops", "registers", "create")
         ]
-        results = interleave(candidates, rounds=arguments.rounds)
+        found.append(interleave([Candidate("kvm_ioctls", bench.alone)], rounds=arguments.rounds))
+    results = merged(found)
     return report("kvm_ioctls", results, goals(results), unit="(exits/s, ns, us)")
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """The measures of all parts, by candidate."""
+    samples: dict[str, dict[str, Sequence[float]]] = {}
+    for part in parts:
+        for candidate, measures in part.samples.items():
+            samples.setdefault(candidate, {}).update(measures)
+    return Results(samples)
 
 
 def compile_floor(folder: Path) -> Path:
@@ -72,11 +90,10 @@ def compile_floor(folder: Path) -> Path:
     return program
 
 
-def measures_of(program: Path, exits: int) -> Measures:
-    """What the C program prints."""
-    done = subprocess.run(
-        [str(program), str(exits)], capture_output=True, text=True, check=True, timeout=300
-    )
+def measures_of(program: Path, name: str, exits: int) -> Measures:
+    """What the C program prints of one measurement."""
+    command = [str(program), name, str(exits)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return {name: float(value) for name, value in map(str.split, done.stdout.splitlines())}
 
 
@@ -115,25 +132,53 @@ def goals(results: Results) -> list[Goal]:
     ]
 
 
-def ours(exits: int) -> Measures:
-    """One run of everything."""
-    measures = {"create_us": create()}
-    with machine() as (vm, vcpu, memory):
-        for name, code, kind in (
-            ("pio", OUT, IoOut),
-            ("mmio_write", STORE, MmioWrite),
-            ("mmio_read", LOAD, MmioRead),
-        ):
-            load(vcpu, memory, code)
-            loop(vcpu.run, kind, exits // 20)
-            measures[f"{name}_rate"] = exits / loop(vcpu.run, kind, exits)
-        load(vcpu, memory, OUT)
-        vcpu.run()
-        measures["decode_ns"] = loop(vcpu.run_page.decode, IoOut, exits) / exits * NS
-        measures["busy_rate"] = beside_a_busy_thread(vcpu, exits // 10)
-        measures |= offloaded(vm, vcpu, memory)
-        measures |= registers(vcpu)
-    return measures
+class Bench:
+    """Our side of each measurement, on one machine."""
+
+    def __init__(self, vm: VmFd, vcpu: VcpuFd, memory: mmap, exits: int) -> None:
+        self.vm = vm
+        self.vcpu = vcpu
+        self.memory = memory
+        self.exits = exits
+
+    def pio(self) -> Measures:
+        """Exits per second of OUT."""
+        return {"pio_rate": self._rate(OUT, IoOut)}
+
+    def mmio_write(self) -> Measures:
+        """Exits per second of a store."""
+        return {"mmio_write_rate": self._rate(STORE, MmioWrite)}
+
+    def mmio_read(self) -> Measures:
+        """Exits per second of a load."""
+        return {"mmio_read_rate": self._rate(LOAD, MmioRead)}
+
+    def _rate(self, code: str, kind: type[IoOut | MmioRead | MmioWrite]) -> float:
+        load(self.vcpu, self.memory, code)
+        loop(self.vcpu.run, kind, self.exits // 20)
+        return self.exits / loop(self.vcpu.run, kind, self.exits)
+
+    def loops(self) -> Measures:
+        """Nanoseconds per OUT that Python does not see."""
+        return offloaded(self.vm, self.vcpu, self.memory)
+
+    def registers(self) -> Measures:
+        """Nanoseconds per call."""
+        return registers(self.vcpu)
+
+    def create(self) -> Measures:
+        """Microseconds per machine with a vCPU."""
+        return {"create_us": create()}
+
+    def alone(self) -> Measures:
+        """What C has no counterpart of."""
+        load(self.vcpu, self.memory, OUT)
+        self.vcpu.run()
+        decode = loop(self.vcpu.run_page.decode, IoOut, self.exits)
+        return {
+            "decode_ns": decode / self.exits * NS,
+            "busy_rate": beside_a_busy_thread(self.vcpu, self.exits // 2),
+        }
 
 
 @contextmanager
@@ -181,11 +226,11 @@ def loop(run: Callable[[], object], kind: type[IoOut | MmioRead | MmioWrite], co
     start = time.perf_counter()
     for _ in range(count):
         exit_ = run()
-        if isinstance(exit_, IoOut):
+        if type(exit_) is IoOut:
             on_write[exit_.port](exit_.data)
-        elif isinstance(exit_, MmioWrite):
+        elif type(exit_) is MmioWrite:
             on_write[exit_.address](exit_.data)
-        elif isinstance(exit_, MmioRead):
+        elif type(exit_) is MmioRead:
             on_read[exit_.address](exit_.data)
     seconds = time.perf_counter() - start
     assert device.total == count * (1 if kind is MmioRead else 0x41)

@@ -164,6 +164,33 @@ def test_a_kick_reaches_a_guest_that_only_meets_zones(start):
     assert seen == [Interrupted]
 
 
+@settings(
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20))
+def test_no_kick_is_lost_whenever_it_comes(kvm, delays):
+    """Each run of a guest that never leaves by itself ends, with one kick at any moment of it.
+
+    Before the guest is entered, inside it, and while C retires its access: a lost kick would hang.
+    """
+    memory = mmap(-1, 0x1000)
+    memory[:4] = bytes.fromhex("e650ebfc")
+    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        vm.set_user_memory_region(0, 0, memory)
+        sregs, regs = vcpu.get_sregs(), vcpu.get_regs()
+        sregs.cs.base = sregs.cs.selector = regs.rip = 0
+        vcpu.set_sregs(sregs)
+        vcpu.set_regs(regs)
+        vcpu.set_zones([Zone(Pio(0x50), 1)])
+        for delay in delays:
+            kicker = threading.Timer(delay / 1e6, vcpu.kick)
+            kicker.start()
+            assert isinstance(vcpu.run(), Interrupted)
+            kicker.join()
+
+
 def test_zones_of_a_closed_vcpu(start):
     """They are refused, like everything else."""
     vcpu = start("f4")
