@@ -14,6 +14,10 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools import kvm_requests
+
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.addnodes import pending_xref
@@ -51,6 +55,7 @@ def write_generated_pages(_app: Sphinx) -> None:
     GENERATED.mkdir(exist_ok=True)
     cli = importlib.import_module("vmm_reference.cli")
     (GENERATED / "help.txt").write_text(cli.make_parser().format_help())
+    (GENERATED / "kvm_requests.md").write_text(kvm_requests.table())
     for package in PACKAGES:
         _import_all(package)
         (GENERATED / f"{package}.rst").write_text(reference(package))
@@ -74,7 +79,7 @@ def reference(package: str) -> str:
         thing = getattr(module, name)
         title, directive = _kind(thing)
         if name != "__version__":
-            options = "   :inherited-members: object\n" if _has_private_base(thing) else ""
+            options = _options(package, thing)
             sections[title].append(f".. {directive}:: {package}.{name}\n{options}")
     text = f".. automodule:: {package}\n   :no-members:\n"
     for title, directives in sections.items():
@@ -83,15 +88,16 @@ def reference(package: str) -> str:
     return text
 
 
-def _has_private_base(thing: object) -> bool:
-    """Whether a class has members from a base that only its package knows, such as one in C."""
+def _options(package: str, thing: object) -> str:
+    """A class whose methods are spread over private parts shows them as its own."""
     bases = thing.__mro__[1:] if inspect.isclass(thing) else ()
-    return any(_is_private(base.__module__) for base in bases)
-
-
-def _is_private(module: str) -> bool:
-    parts = module.split(".")
-    return parts[0] in PACKAGES and parts[-1].startswith("_")
+    private = [
+        base
+        for base in bases
+        if base.__module__.startswith(f"{package}.")
+        and any(part.startswith("_") for part in (*base.__module__.split("."), base.__name__))
+    ]
+    return "   :inherited-members: object\n" if private else ""
 
 
 def _kind(thing: object) -> tuple[str, str]:

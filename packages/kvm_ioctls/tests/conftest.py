@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from mmap import mmap
+from pathlib import Path
 
 import pytest
 
-from kvm_ioctls import Kvm, KvmUnavailable, Regs
+from kvm_ioctls import Cap, Kvm, KvmUnavailable, Regs
+from kvm_ioctls._descriptor import Descriptor
 
 
 def pytest_configure(config):
     """The marks of these tests, for a run outside the repository."""
     config.addinivalue_line("markers", "kvm: needs a usable /dev/kvm")
+
+
+@pytest.fixture(autouse=True)
+def exercised(monkeypatch, request):
+    """Notes in the JUnit file which of a test's requests a real KVM has answered.
+
+    `python3 -m tools.kvm_requests` makes the documentation's table of it.
+    """
+    answered = set()
+
+    def watch(original):
+        def method(self: Descriptor, name: str, argument: object) -> int:
+            result = original(self, name, argument)
+            if result >= 0 and "kvm" in str(Path(f"/proc/self/fd/{self.number}").readlink()):
+                answered.add(name)
+            return result
+
+        return method
+
+    monkeypatch.setattr(Descriptor, "_call", watch(Descriptor._call))
+    yield
+    if answered:
+        request.node.user_properties.append(("ioctls", " ".join(sorted(answered))))
 
 
 @pytest.fixture
@@ -55,3 +80,14 @@ def start(vm):
     yield make
     for vcpu in made:
         vcpu.close()
+
+
+@pytest.fixture
+def needs(kvm):
+    """`needs(Cap.X)`: skips where this KVM lacks a capability."""
+
+    def check(cap: Cap) -> None:
+        if not kvm.check_extension(cap):
+            pytest.skip(f"this KVM has no KVM_CAP_{cap.name}")
+
+    return check

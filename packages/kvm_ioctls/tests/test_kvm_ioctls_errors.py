@@ -8,7 +8,18 @@ import os
 
 import pytest
 
-from kvm_ioctls import Kvm, KvmClosedError, KvmError, KvmUnavailable, MsrError, VcpuBusyError
+from kvm_ioctls import (
+    Cap,
+    Kvm,
+    KvmClosedError,
+    KvmError,
+    KvmUnavailable,
+    MsrError,
+    NotInHeaderError,
+    VcpuBusyError,
+)
+from kvm_ioctls._ffi import lib
+from kvm_ioctls.requests import CAPABILITIES
 
 
 def test_the_tree():
@@ -27,9 +38,29 @@ def test_a_failed_ioctl_names_itself_and_the_way_out():
     assert str(error) == (
         "KVM_CREATE_IRQCHIP failed: File exists (EEXIST); the virtual machine has an irqchip"
     )
-    assert str(KvmError(errno.ENOTTY, "KVM_X")) == (
-        "KVM_X failed: Inappropriate ioctl for device (ENOTTY)"
+    assert str(KvmError(errno.EBADF, "KVM_X")) == "KVM_X failed: Bad file descriptor (EBADF)"
+
+
+def test_an_older_kernel_is_named_as_the_cause():
+    """ENOTTY says which capability the kernel lacks, as far as one is known."""
+    missing = "Inappropriate ioctl for device (ENOTTY); this KVM has no such request"
+    assert str(KvmError(errno.ENOTTY, "KVM_X")) == f"KVM_X failed: {missing}"
+    assert str(KvmError(errno.ENOTTY, "KVM_SMI")).endswith(
+        f"{missing}: it comes with KVM_CAP_X86_SMM"
     )
+
+
+def test_what_was_asked_is_in_the_message():
+    """The arguments, in short."""
+    error = KvmError(errno.EEXIST, "KVM_CREATE_VCPU", arguments="0x3")
+    assert str(error).startswith("KVM_CREATE_VCPU(0x3) failed: File exists (EEXIST); ")
+
+
+def test_the_capabilities_exist():
+    """Each capability is one that KVM can be asked for, each request one that there is."""
+    for request, name in CAPABILITIES.items():
+        assert name in Cap.__members__, request
+        assert request.startswith("KVM_ARM_") or isinstance(getattr(lib, request), int)
 
 
 def test_a_refused_msr_names_itself():
@@ -46,6 +77,7 @@ def test_a_refused_msr_names_itself():
         KvmUnavailable(errno.EACCES, "/dev/kvm"),
         MsrError(5, "KVM_GET_MSRS"),
         KvmClosedError("VmFd"),
+        NotInHeaderError("struct kvm_vcpu_init"),
     ],
     ids=lambda error: type(error).__name__,
 )

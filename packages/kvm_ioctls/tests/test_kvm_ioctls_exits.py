@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.run_page import SIZE
 
 DATA = 0x1000
+HEADER = Path("/usr/include/linux/kvm.h")
 
 
 @pytest.fixture
@@ -264,3 +268,181 @@ def test_exits_compare_by_value():
     assert exits.IoapicEoi(1) == exits.IoapicEoi(1) != exits.IoapicEoi(2)
     with pytest.raises(TypeError):
         hash(exits.Hlt())
+
+
+def reasons_of_the_header() -> dict[str, int]:
+    """KVM_EXIT_* of <linux/kvm.h>, without the kinds that an exit divides into."""
+    text = HEADER.read_text()
+    found = re.findall(r"^#define KVM_EXIT_(\w+)\s+(\d+)", text, re.MULTILINE)
+    kinds = ("IO_IN", "IO_OUT", "HYPERV_", "XEN_")
+    return {name: int(number) for name, number in found if not name.startswith(kinds)}
+
+
+@pytest.mark.skipif(not HEADER.exists(), reason="no kernel headers")
+def test_every_reason_of_the_header_is_decoded(page):
+    """None of them is Unknown but KVM_EXIT_UNKNOWN, and each has its number's name."""
+    for name, number in reasons_of_the_header().items():
+        assert getattr(lib, f"KVM_EXIT_{name}") == number
+        page.c.exit_reason = number
+        exit_ = page.decode()
+        assert isinstance(exit_, exits.Unknown) == (name == "UNKNOWN"), name
+        if isinstance(exit_, exits.Raw):
+            assert (exit_.name, exit_.reason, len(exit_.payload)) == (name, number, 256)
+
+
+def test_what_the_processor_said(page):
+    """KVM_EXIT_UNKNOWN carries the hardware's reason."""
+    page.c.exit_reason = lib.KVM_EXIT_UNKNOWN
+    page.c.hw.hardware_exit_reason = 0x8000_0003
+    assert page.decode().hardware_exit_reason == 0x8000_0003
+
+
+def test_requests_to_hyper_v(page):
+    """The record is a view: the hypercall's answer goes where the kernel reads it."""
+    page.c.exit_reason = lib.KVM_EXIT_HYPERV
+    record = page.c.hyperv
+    record.type, record.u.hcall.input = 2, 0x5C
+    record.u.hcall.params = [7, 8]
+    match page.decode():
+        case exits.Hyperv(record=seen):
+            assert (seen.type, seen.u.hcall.input, list(seen.u.hcall.params)) == (2, 0x5C, [7, 8])
+            seen.u.hcall.result = 5
+        case other:
+            pytest.fail(repr(other))
+    assert page.c.hyperv.u.hcall.result == 5
+
+
+def test_requests_to_xen(page):
+    """As Hyper-V's."""
+    page.c.exit_reason = lib.KVM_EXIT_XEN
+    record = page.c.xen
+    record.type, record.u.hcall.longmode, record.u.hcall.input = 1, 1, 17
+    exit_ = page.decode()
+    assert (exit_.record.type, exit_.record.u.hcall.input) == (1, 17)
+    exit_.record.u.hcall.result = 2**64 - 38
+    assert page.c.xen.u.hcall.result == 2**64 - 38
+
+
+def test_other_architectures_exits(page):
+    """They decode wherever the header has them."""
+    c = page.c
+    c.exit_reason = lib.KVM_EXIT_ARM_NISV
+    c.arm_nisv.esr_iss, c.arm_nisv.fault_ipa = 5, 0x9000_0000
+    assert page.decode() == exits.ArmNisv(5, 0x9000_0000)
+    c.exit_reason = lib.KVM_EXIT_RISCV_SBI
+    c.riscv_sbi.extension_id, c.riscv_sbi.function_id = 0x10, 3
+    c.riscv_sbi.args = [1, 2, 3, 4, 5, 6]
+    call = page.decode()
+    assert (call.extension_id, call.function_id, call.args) == (0x10, 3, (1, 2, 3, 4, 5, 6))
+    call.ret[1] = 9
+    assert list(c.riscv_sbi.ret) == [0, 9]
+    c.exit_reason = lib.KVM_EXIT_RISCV_CSR
+    c.riscv_csr.csr_num, c.riscv_csr.new_value, c.riscv_csr.write_mask = 0x15, 7, 0xFF
+    access = page.decode()
+    assert (access.csr_num, access.new_value, access.write_mask) == (0x15, 7, 0xFF)
+    access.ret_value[0] = 4
+    assert c.riscv_csr.ret_value == 4
+
+
+def test_failed_entries_are_explained():
+    """VMX and SVM say in their own ways that the guest's state is impossible."""
+    assert str(exits.FailEntry(0x8000_0021, 1)).startswith("the guest's state is not a processor's")
+    assert str(exits.FailEntry(2**64 - 1, 1)).startswith("the guest's state is not a processor's")
+    assert (
+        str(exits.FailEntry(7, 1)) == "the processor refused the guest: reason 0x7 on processor 1"
+    )
+
+
+def test_whose_memory_was_missing():
+    """A flag of the fault."""
+    assert exits.MemoryFault(8, 0x1000, 0x1000).is_private
+    assert not exits.MemoryFault(0, 0x1000, 0x1000).is_private
+
+
+def test_kinds_of_system_events(page):
+    """They are numbers with names; a newer kernel's stay numbers."""
+    page.c.exit_reason = lib.KVM_EXIT_SYSTEM_EVENT
+    page.c.system_event.type, page.c.system_event.ndata = 2, 0
+    match page.decode():
+        case exits.SystemEvent(type=exits.SystemEventType.RESET):
+            pass
+        case other:
+            pytest.fail(repr(other))
+
+
+def prepare(page, port):
+    """The page tells of an output to `port`."""
+    page.c.exit_reason = lib.KVM_EXIT_IO
+    io = page.c.io
+    io.direction, io.size, io.port, io.count, io.data_offset = 1, 1, port, 1, DATA
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("iom")), max_size=30))
+def test_what_was_kept_expires_whatever_came_in_between(steps):
+    """Model: only the last exit has data. Kept exits say so, kept views are released.
+
+    The fast path uses exits and views again when nobody has them: that must never show.
+    """
+    memory = bytearray(0x2000)
+    page = RunPage(memory)
+    page.c = ffi.from_buffer("struct kvm_run *", memory)
+    kept_exits, kept_views = [], []
+    for number, (keep_exit, keep_view, kind) in enumerate(steps):
+        prepare(page, number)
+        page.c.io.direction = kind == "o"
+        if kind == "m":
+            page.c.exit_reason = lib.KVM_EXIT_MMIO
+            page.c.mmio.phys_addr, page.c.mmio.len = number, 4
+        exit_ = page.decode()
+        for old in kept_exits:
+            with pytest.raises(ValueError, match="valid until the next run"):
+                bytes(old.data)
+        for old in kept_views:
+            with pytest.raises(ValueError, match="released"):
+                bytes(old)
+        assert getattr(exit_, "address" if kind == "m" else "port") == number
+        assert len(exit_.data) == (4 if kind == "m" else 1)
+        if keep_view:
+            kept_views.append(exit_.data)
+        if keep_exit:
+            kept_exits.append(exit_)
+        del exit_
+
+
+def test_infrequent_exits_expire_too(page):
+    """What the guest waits for can be answered until the next exit, not later."""
+    page.c.exit_reason = lib.KVM_EXIT_X86_RDMSR
+    read = page.decode()
+    read.data = 5
+    page.c.exit_reason = lib.KVM_EXIT_HLT
+    page.decode()
+    with pytest.raises(ValueError, match="released"):
+        read.data = 6
+    page.c.exit_reason = 4711
+    unknown = page.decode()
+    page.interrupted()
+    with pytest.raises(ValueError, match="released"):
+        bytes(unknown.payload)
+
+
+def test_a_view_that_is_being_read_stays(page):
+    """Somebody reads from it in C at this moment: he may go on."""
+    prepare(page, 1)
+    data = page.decode().data
+    reader = ffi.from_buffer("char[]", data)
+    prepare(page, 2)
+    page.decode()
+    assert ffi.sizeof(reader) == 1
+    ffi.release(reader)
+
+
+def test_data_outside_of_the_page_are_none(page):
+    """Whatever a page says, nothing outside of it is shown."""
+    prepare(page, 1)
+    for offset, count in (0x2000, 1), (2**64 - 1, 1), (DATA, 2**32 - 1):
+        page.c.io.data_offset, page.c.io.count = offset, count
+        assert bytes(page.decode().data) == b""
+    page.c.exit_reason = lib.KVM_EXIT_MMIO
+    page.c.mmio.len = 9
+    assert bytes(page.decode().data) == b""

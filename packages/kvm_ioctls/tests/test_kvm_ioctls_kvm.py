@@ -18,6 +18,7 @@ import pytest
 from kvm_ioctls import (
     Cap,
     Debug,
+    GuestDebug,
     Hlt,
     Interrupted,
     IoOut,
@@ -25,7 +26,9 @@ from kvm_ioctls import (
     Kvm,
     KvmClosedError,
     KvmError,
+    MemoryFlag,
     MpState,
+    MsrExitReason,
     Regs,
     VcpuBusyError,
     X86Rdmsr,
@@ -154,6 +157,31 @@ def test_a_view_of_an_exit_survives_close(start):
     data = memoryview(vcpu.run().data)
     vcpu.close()
     assert bytes(data) == b"A"
+
+
+def test_the_next_run_takes_the_views_back(start):
+    """An exit and a view that were kept say so, instead of showing what the guest did since."""
+    vcpu = start("e680e681f4", rax=0x41)
+    exit_ = vcpu.run()
+    data = exit_.data
+    assert bytes(data) == b"A"
+    other = vcpu.run()
+    assert (exit_.port, other.port) == (0x80, 0x81)
+    with pytest.raises(ValueError, match="valid until the next run"):
+        bytes(exit_.data)
+    with pytest.raises(ValueError, match="released"):
+        bytes(data)
+    assert repr(exit_) == "IoOut(port=0x80, size=0x1, count=0x1, data=expired)"
+    assert bytes(other.data) == b"A"
+
+
+def test_views_end_with_the_vcpu(start):
+    """close() takes them back as run() does."""
+    vcpu = start("e680f4")
+    exit_ = vcpu.run()
+    vcpu.close()
+    with pytest.raises(ValueError, match="valid until"):
+        bytes(exit_.data)
 
 
 def test_one_thread_at_a_time(start):
@@ -297,7 +325,7 @@ def test_kvm_asking_again_is_answered(kvm):
 def test_a_breakpoint_after_each_instruction(start):
     """KVM_SET_GUEST_DEBUG with single step gives Debug exits that say where."""
     vcpu = start("9090f4")
-    vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_SINGLESTEP)
+    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.SINGLESTEP)
     for pc in 0x1001, 0x1002:
         exit_ = vcpu.run()
         assert isinstance(exit_, Debug)
@@ -308,7 +336,7 @@ def test_a_breakpoint_after_each_instruction(start):
 
 def test_msr_exits(vm, start):
     """KVM_CAP_X86_USER_SPACE_MSR brings unknown registers to us, in both directions."""
-    unknown = lib.KVM_MSR_EXIT_REASON_UNKNOWN
+    unknown = MsrExitReason.UNKNOWN
     vm.enable_cap(Cap.X86_USER_SPACE_MSR, unknown)
     vcpu = start("0f320f30f4", rcx=0x1234_5678)
     match vcpu.run():
@@ -368,39 +396,24 @@ def test_enabling_what_is_not_there(vm):
         vm.enable_cap(1, 1, 2, 3, 4, 5)
 
 
-def test_a_memory_fault_is_an_exit(start, monkeypatch):
+def test_a_memory_fault_is_an_exit(start):
     """EFAULT and EHWPOISON with KVM_EXIT_MEMORY_FAULT in the page; otherwise they are errors."""
     vcpu = start(HLT)
     for code in errno.EFAULT, lib.EHWPOISON:
-        monkeypatch.setattr("kvm_ioctls.vcpu.lib", _Failing(code))
         vcpu.run_page.raw[8:12] = lib.KVM_EXIT_MEMORY_FAULT.to_bytes(4, "little")
         vcpu.run_page.raw[32:56] = b"".join(n.to_bytes(8, "little") for n in (0, 0x5000, 0x1000))
-        assert repr(vcpu.run()) == "MemoryFault(flags=0x0, gpa=0x5000, size=0x1000)"
+        assert repr(vcpu._without_exit(-code)) == "MemoryFault(flags=0x0, gpa=0x5000, size=0x1000)"
         vcpu.run_page.raw[8:12] = bytes(4)
         with pytest.raises(KvmError) as caught:
-            vcpu.run()
+            vcpu._without_exit(-code)
         assert caught.value.errno == code
-    monkeypatch.undo()
-
-
-class _Failing:
-    """The compiled module, but KVM_RUN fails."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def __getattr__(self, name: str):
-        return getattr(lib, name)
-
-    def kvm_runner_run(self, _) -> int:
-        return -self.code
 
 
 def test_dirty_log_is_sized_by_the_slot(vm):
     """One bit per page in 64-bit words, for any size of slot."""
     for slot, pages in (1, 1), (2, 64), (3, 65):
         memory = mmap(-1, pages * 4096)
-        vm.set_user_memory_region(slot, slot << 28, memory, lib.KVM_MEM_LOG_DIRTY_PAGES)
+        vm.set_user_memory_region(slot, slot << 28, memory, MemoryFlag.LOG_DIRTY_PAGES)
         assert len(vm.get_dirty_log(slot)) == (pages + 63) // 64 * 8
 
 

@@ -16,22 +16,6 @@ import kvm_ioctls
 from kvm_ioctls import Cap, Kvm, Mmio, Pio, VcpuFd, VmFd, protocols
 from kvm_ioctls._ffi import lib
 
-PUBLIC = """
-ApResetHold Cap ClockData CpuidEntry Debug DebugRegs DirtyRingFull Dtable ExceptionEvent Exit
-FailEntry Fpu Hlt Hypercall Hypervisor InternalError InterruptEvent Interrupted IoEventAddress IoIn
-IoOut IoapicEntry IoapicEoi IoapicState IrqChip IrqChipId IrqRoutingEntry IrqRoutingIrqchip
-IrqRoutingMsi IrqWindowOpen Kvm KvmClosedError KvmError KvmUnavailable LapicState MemoryFault Mmio
-MmioRead MmioWrite MpState MsrEntry MsrError Nmi NmiEvent Notify PicState Pio PitChannelState
-PitState2 Regs RunPage Segment SetTpr Shutdown SmiEvent Sregs SystemEvent TprAccess Translation
-Unknown Vcpu VcpuBusyError VcpuEvents VcpuFd Vm VmFd WritableBuffer X86BusLock X86Rdmsr X86Wrmsr Xcr
-Xcrs Xsave kick_signal
-"""
-
-
-def test_public_names():
-    """A name appears or disappears only on purpose."""
-    assert sorted(kvm_ioctls.__all__) == sorted(PUBLIC.split())
-
 
 @pytest.mark.parametrize(
     ("protocol", "cls"),

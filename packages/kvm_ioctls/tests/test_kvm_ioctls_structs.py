@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import struct
 from random import Random
 
@@ -19,15 +20,21 @@ from kvm_ioctls import (
     LapicState,
     MpState,
     MsrEntry,
+    NestedState,
+    NotInHeaderError,
     PitState2,
     Regs,
     Segment,
     Sregs,
+    Sregs2,
     VcpuEvents,
+    VcpuInit,
     Xcrs,
+    XenHvmAttr,
+    XenVcpuAttr,
     Xsave,
 )
-from kvm_ioctls._ffi import lib
+from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls._struct import KvmStruct
 
 CLASSES = [
@@ -35,7 +42,10 @@ CLASSES = [
     for name in kvm_ioctls.__all__
     if isinstance(value := getattr(kvm_ioctls, name), type) and issubclass(value, KvmStruct)
 ]
-by_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+FOREIGN = [cls for cls in CLASSES if cls.SIZE == 0]
+by_class = pytest.mark.parametrize(
+    "cls", [cls for cls in CLASSES if cls.SIZE], ids=lambda cls: cls.__name__
+)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +63,30 @@ by_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
         ("KVM_GET_XSAVE", Xsave.SIZE),
         ("KVM_GET_XCRS", Xcrs.SIZE),
         ("KVM_TRANSLATE", kvm_ioctls.Translation.SIZE),
+        ("KVM_GET_SREGS2", Sregs2.SIZE),
+        ("KVM_GET_NESTED_STATE", NestedState.SIZE),
+        ("KVM_X86_SET_MCE", kvm_ioctls.MachineCheck.SIZE),
+        ("KVM_XEN_HVM_GET_ATTR", XenHvmAttr.SIZE),
+        ("KVM_XEN_VCPU_GET_ATTR", XenVcpuAttr.SIZE),
     ],
 )
 def test_sizes_are_those_in_the_request_numbers(request_name, size):
     """An ioctl number carries the size of its structure in bits 16 to 29."""
     assert getattr(lib, request_name) >> 16 & 0x3FFF == size
+
+
+@pytest.mark.parametrize(
+    ("request_name", "ctype", "size"),
+    [
+        ("KVM_SET_USER_MEMORY_REGION2", "struct kvm_userspace_memory_region2", 160),
+        ("KVM_CREATE_GUEST_MEMFD", "struct kvm_create_guest_memfd", 64),
+        ("KVM_SET_MEMORY_ATTRIBUTES", "struct kvm_memory_attributes", 32),
+        ("KVM_PRE_FAULT_MEMORY", "struct kvm_pre_fault_memory", 64),
+    ],
+)
+def test_structures_that_may_be_newer_than_the_header(request_name, ctype, size):
+    """Ours and the header's agree: the sizes are the ABI's, which request numbers carry."""
+    assert ffi.sizeof(ctype) == size == getattr(lib, request_name) >> 16 & 0x3FFF
 
 
 def test_offsets_of_the_abi():
@@ -75,6 +104,16 @@ def test_members_are_all_annotated_and_laid_out(cls):
     annotated = [name for name in cls.__annotations__ if name not in {"raw", "SIZE", "FIELDS"}]
     assert sorted(cls.FIELDS) == sorted(annotated)
     assert all(isinstance(getattr(cls, name), property) for name in annotated)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="they are this machine's own")
+def test_structures_of_other_architectures():
+    """They are arm64's three; making one says which structure is not in the header."""
+    assert {cls.__name__ for cls in FOREIGN} == {"ArmExceptionEvent", "ArmVcpuEvents", "VcpuInit"}
+    for make in (VcpuInit, lambda: VcpuInit.from_bytes(b""), lambda: VcpuInit.over(bytearray(64))):
+        with pytest.raises(NotInHeaderError, match="has no struct kvm_vcpu_init") as caught:
+            make()
+        assert caught.value.name == "struct kvm_vcpu_init"
 
 
 @by_class
@@ -98,9 +137,14 @@ def test_bytes_round_trip(cls, seed):
 
 @by_class
 def test_other_lengths_are_refused(cls):
-    """A structure is not made of too few bytes."""
+    """A structure is not made of too few bytes, nor of more unless it is one that grows."""
     with pytest.raises(ValueError, match=str(cls.SIZE)):
         cls.from_bytes(bytes(cls.SIZE - 1))
+    if cls.GROWS:
+        assert len(cls.from_bytes(bytes(cls.SIZE + 8)).raw) == cls.SIZE + 8
+    else:
+        with pytest.raises(ValueError, match=str(cls.SIZE)):
+            cls.from_bytes(bytes(cls.SIZE + 1))
 
 
 @settings(deadline=None)
@@ -218,6 +262,14 @@ def test_routes_to_pins():
     entry = IrqRoutingEntry.to_irqchip(4, irqchip=2, pin=9)
     assert (entry.gsi, entry.type) == (4, 1)
     assert (entry.u.irqchip.irqchip, entry.u.irqchip.pin) == (2, 9)
+
+
+def test_routes_to_other_hypervisors_interrupts():
+    """Hyper-V's synthetic interrupts and Xen's event channels."""
+    sint, channel = IrqRoutingEntry.to_hv_sint(5, 1, 2), IrqRoutingEntry.to_xen_evtchn(6, 3, 4)
+    assert (sint.type, sint.u.hv_sint.vcpu, sint.u.hv_sint.sint) == (4, 1, 2)
+    assert (channel.type, channel.u.xen_evtchn.port, channel.u.xen_evtchn.vcpu) == (5, 3, 4)
+    assert channel.u.xen_evtchn.priority == 2**32 - 1
 
 
 def test_local_apic_registers():

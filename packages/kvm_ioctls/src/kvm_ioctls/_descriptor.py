@@ -5,13 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from kvm_ioctls import _run
 from kvm_ioctls._ffi import ffi, lib
-from kvm_ioctls.errors import KvmClosedError, KvmError
+from kvm_ioctls.errors import KvmClosedError, KvmError, NotInHeaderError
 
 if TYPE_CHECKING:
-    from kvm_ioctls._ffi import CData
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from kvm_ioctls._ffi import CData, CField
+    from kvm_ioctls._run import Buffer
+    from kvm_ioctls._struct import KvmStruct
+
+Structure = TypeVar("Structure", bound="KvmStruct")
+
+_CODES: dict[str, int] = {}  # quicker than asking the compiled module each time
+_SHOWN = 120  # characters of a request's arguments in an error's message
 
 
 class Descriptor:
@@ -33,29 +44,44 @@ class Descriptor:
 
         A signal that interrupts the call restarts it, after Python has run its handler (PEP 475).
         """
-        number, code = self.fileno(), getattr(lib, request)
-        while (result := lib.kvm_ioctl_value(number, code, value)) == -errno.EINTR:
-            pass
-        return _checked(request, result)
+        result = self._call(request, value)
+        if result < 0:
+            raise KvmError(-result, request, arguments=f"{value:#x}" if value else "")
+        return result
 
     def ioctl_record(self, request: str, record: CData) -> int:
-        """The same with the address of a C structure."""
-        number, code = self.fileno(), getattr(lib, request)
-        while (result := lib.kvm_ioctl_pointer(number, code, record)) == -errno.EINTR:
-            pass
-        return _checked(request, result)
+        """The same with a C structure."""
+        result = self._call(request, ffi.buffer(record))
+        if result < 0:
+            raise KvmError(-result, request, arguments=_members(record))
+        return result
 
     def ioctl_buffer(self, request: str, buffer: bytearray | memoryview) -> int:
-        """The same with the address of a buffer, which C borrows for the call only.
+        """The same with a buffer, at least as long as the request's number says."""
+        result = self._call(request, buffer)
+        if result < 0:
+            raise KvmError(-result, request)
+        return result
 
-        Given back explicitly: an exception's traceback would hold the borrow, and until Python 3.12
-        a garbage collection that clears a borrowed memoryview crashes (CPython issue 77894).
-        """
-        borrow = ffi.from_buffer("char[]", buffer)
-        try:
-            return self.ioctl_record(request, borrow)
-        finally:
-            ffi.release(borrow)
+    def fill(self, request: str, structure: Structure) -> Structure:
+        """The same with a structure that the kernel fills, and which is returned."""
+        result = self._call(request, structure.raw)
+        if result < 0:
+            raise KvmError(-result, request, arguments=_shortened(repr(structure)))
+        return structure
+
+    def put(self, request: str, structure: KvmStruct) -> None:
+        """The same with a structure that the kernel reads."""
+        result = self._call(request, structure.raw)
+        if result < 0:
+            raise KvmError(-result, request, arguments=_shortened(repr(structure)))
+
+    def _call(self, request: str, argument: int | Buffer) -> int:
+        code = _CODES.get(request) or number(request)
+        fd = self.number if self.number >= 0 else self.fileno()
+        while (result := _run.ioctl(fd, code, argument)) == -errno.EINTR:
+            fd = self.fileno()
+        return result
 
     def fileno(self) -> int:
         """The number, for those who need it."""
@@ -77,7 +103,63 @@ class Descriptor:
             self.close()
 
 
-def _checked(request: str, result: int) -> int:
-    if result < 0:
-        raise KvmError(-result, request)
-    return result
+class Resource:
+    """What owns a descriptor: a context manager.
+
+    The requests of an object are spread over parts by topic; each part derives from this class.
+    """
+
+    _fd: Descriptor
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self._fd.fileno()
+
+    def close(self) -> None:
+        """Closes it; again is harmless."""
+        self._fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def number(name: str) -> int:
+    """The number of this name in the kernel's header, a request's for instance."""
+    try:
+        value: int = getattr(lib, name)
+    except AttributeError:
+        raise NotInHeaderError(name) from None
+    return _CODES.setdefault(name, value)
+
+
+def record(ctype: str, members: Mapping[str, Any] | None = None) -> CData:
+    """A C structure for a request; zero where `members` does not say."""
+    try:
+        return ffi.new(f"{ctype} *", members or {})
+    except ffi.error:
+        raise NotInHeaderError(ctype) from None
+
+
+def _members(record: CData) -> str:
+    """The members of a C structure that are numbers other than zero."""
+    kind = ffi.typeof(record).item
+    if kind.kind != "struct":
+        return _shortened(f"{record[0]:#x}")
+    numbers = ((name, getattr(record, name)) for name, member in kind.fields if _is_number(member))
+    return _shortened(", ".join(f"{name}={value:#x}" for name, value in numbers if value))
+
+
+def _is_number(member: CField) -> bool:
+    return member.type.kind == "primitive"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

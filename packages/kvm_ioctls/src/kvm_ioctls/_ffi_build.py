@@ -1,24 +1,40 @@
 """Builds `kvm_ioctls._ffi` against the kernel's header.
 
-Nothing of the kernel's ABI is written down here: `_kvm.cdef` says which names we use, and the C
-compiler answers with the offsets, sizes and numbers of the <linux/kvm.h> that it finds.
+Nothing of the kernel's ABI is written down here: the `.cdef` files say which names we use, and the
+C compiler answers with the offsets, sizes and numbers of the <linux/kvm.h> that it finds.
 """
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent
+ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv"}
 
-ffibuilder = FFI()
-ffibuilder.cdef((HERE / "_kvm.cdef").read_text())
-ffibuilder.set_source(
-    "kvm_ioctls._ffi",
-    '#include "_layout.h"',
-    sources=["src/kvm_ioctls/_runner.c"],
-    depends=[f"src/kvm_ioctls/{name}" for name in ("_runner.h", "_layout.h", "_newer.h")],
-    include_dirs=["src/kvm_ioctls"],
-    extra_compile_args=["-Wall", "-Wextra", "-Werror", "-O2", "-g0"],
-)
+
+def make(machine: str) -> FFI:
+    """What is compiled on a `machine`, as `platform.machine()` calls it.
+
+    Raises:
+        RuntimeError: the package has no declarations for it.
+    """
+    if machine not in ARCHITECTURES:
+        raise RuntimeError(f"kvm_ioctls knows {', '.join(ARCHITECTURES)}, not {machine}")
+    made = FFI()
+    for part in ("_caps", "", f"_{ARCHITECTURES[machine]}"):
+        made.cdef((HERE / f"_kvm{part}.cdef").read_text())
+    made.set_source(
+        "kvm_ioctls._ffi",
+        '#include "_layout.h"',
+        sources=[f"src/kvm_ioctls/{name}.c" for name in ("_rings", "_zones")],
+        depends=[f"src/kvm_ioctls/_{name}.h" for name in ("layout", "newer", "rings", "zones")],
+        include_dirs=["src/kvm_ioctls"],
+        extra_compile_args=["-Wall", "-Wextra", "-Werror", "-O2", "-g0"],
+    )
+    return made
+
+
+ffibuilder = make(platform.machine())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls.errors import KvmError
+from kvm_ioctls.structs import CpuidEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,3 +55,15 @@ def fetch(descriptor: Descriptor, request: str, header: str, entry_size: int) ->
 
 def _rooms() -> Iterable[int]:
     return (1 << power for power in range(7, 13))
+
+
+def fetch_cpuid(descriptor: Descriptor, request: str) -> list[CpuidEntry]:
+    """The CPUID entries that the ioctl `request` gives."""
+    packed = fetch(descriptor, request, "struct kvm_cpuid2", CpuidEntry.SIZE)
+    return unpack("struct kvm_cpuid2", CpuidEntry, packed)
+
+
+def fetch_indices(descriptor: Descriptor, request: str) -> list[int]:
+    """The MSR indices that the ioctl `request` gives."""
+    packed = fetch(descriptor, request, "struct kvm_msr_list", 4)
+    return list(memoryview(packed).cast("I")[1 : 1 + count(packed)])

@@ -31,18 +31,6 @@ static int kick_signal; /* 0 until chosen */
 /* The thread's own id, and whether it lets the kick signal through: looked up once per thread. */
 static __thread pid_t own_id;
 
-long kvm_ioctl_pointer(int fd, unsigned long request, void *argument)
-{
-    int result = ioctl(fd, request, argument);
-    return result < 0 ? -errno : result;
-}
-
-long kvm_ioctl_value(int fd, unsigned long request, unsigned long argument)
-{
-    int result = ioctl(fd, request, argument);
-    return result < 0 ? -errno : result;
-}
-
 static void ignore_signal(int number)
 {
     (void)number;
@@ -98,7 +86,7 @@ static void watch_forks(void)
     pthread_atfork(NULL, NULL, forget_thread);
 }
 
-void kvm_runner_open(struct kvm_runner *runner, int fd, void *page)
+void kvm_runner_open(struct kvm_runner *runner, int fd, void *page, uint64_t size)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
@@ -107,6 +95,23 @@ void kvm_runner_open(struct kvm_runner *runner, int fd, void *page)
     runner->page = page;
     runner->thread = 0;
     runner->fd = fd;
+    runner->size = size;
+    runner->zones = NULL;
+    runner->zone_count = 0;
+}
+
+static int run_once(const struct kvm_runner *runner)
+{
+    return ioctl(runner->fd, KVM_RUN, 0) < 0 ? -errno : 0;
+}
+
+/* Whether the guest can go on without anybody having looked at the exit. */
+static int goes_on(const struct kvm_runner *runner, int result)
+{
+    if (result == 0 && runner->zone_count > 0)
+        return kvm_zones_retire(runner->zones, runner->zone_count, runner->page, runner->size);
+    /* EAGAIN: the vCPU changed its state (an AP met its SIPI) and wants to be run again. */
+    return result == -EAGAIN;
 }
 
 int kvm_runner_run(struct kvm_runner *runner)
@@ -125,10 +130,9 @@ int kvm_runner_run(struct kvm_runner *runner)
     runner->thread = own_id;
     pthread_mutex_unlock(&runner->lock);
 
-    /* EAGAIN: the vCPU changed its state (an AP met its SIPI) and wants to be run again. */
     do
-        result = ioctl(runner->fd, KVM_RUN, 0) < 0 ? -errno : 0;
-    while (result == -EAGAIN);
+        result = run_once(runner);
+    while (goes_on(runner, result));
 
     pthread_mutex_lock(&runner->lock);
     runner->thread = 0;
@@ -151,6 +155,23 @@ int kvm_runner_kick(struct kvm_runner *runner)
         if (runner->thread != 0
             && syscall(SYS_tgkill, getpid(), runner->thread, kick_signal) != 0)
             result = -errno;
+    }
+    pthread_mutex_unlock(&runner->lock);
+    return result;
+}
+
+int kvm_runner_set_zones(struct kvm_runner *runner, struct kvm_zone **zones, unsigned count)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&runner->lock);
+    if (runner->thread != 0) {
+        result = KVM_RUNNER_BUSY;
+    } else {
+        struct kvm_zone *former = runner->zones;
+        runner->zones = *zones;
+        runner->zone_count = count;
+        *zones = former;
     }
     pthread_mutex_unlock(&runner->lock);
     return result;

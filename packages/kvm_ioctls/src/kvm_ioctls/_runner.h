@@ -8,6 +8,7 @@
 #define KVM_IOCTLS_RUNNER_H
 
 #include "_newer.h"
+#include "_zones.h"
 
 #include <pthread.h>
 #include <sys/types.h>
@@ -17,11 +18,10 @@ struct kvm_runner {
     struct kvm_run *page;  /* NULL when closed */
     pid_t thread;          /* the kernel's id of the thread inside KVM_RUN, or 0 */
     int fd;
+    uint64_t size;           /* of the mapping */
+    struct kvm_zone *zones;  /* changed only while no thread is inside */
+    unsigned zone_count;
 };
-
-/* ioctl() that answers -errno instead of setting errno. */
-long kvm_ioctl_pointer(int fd, unsigned long request, void *argument);
-long kvm_ioctl_value(int fd, unsigned long request, unsigned long argument);
 
 /* The signal that kicks vCPU threads; installs its handler at the first call. -errno on failure. */
 int kvm_kick_signal(void);
@@ -30,8 +30,13 @@ int kvm_kick_signal(void);
 #define KVM_RUNNER_CLOSED 1
 #define KVM_RUNNER_BUSY 2
 
-void kvm_runner_open(struct kvm_runner *runner, int fd, void *page);
+void kvm_runner_open(struct kvm_runner *runner, int fd, void *page, uint64_t size);
+
+/* Runs the guest until an exit that no zone retires. */
 int kvm_runner_run(struct kvm_runner *runner);
+
+/* Exchanges the zones with those in `*zones`; KVM_RUNNER_BUSY, and nothing, while a thread runs. */
+int kvm_runner_set_zones(struct kvm_runner *runner, struct kvm_zone **zones, unsigned count);
 int kvm_runner_kick(struct kvm_runner *runner);
 int kvm_runner_close(struct kvm_runner *runner);
 

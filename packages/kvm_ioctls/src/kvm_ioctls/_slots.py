@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvm_ioctls._ffi import ffi
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kvm_ioctls.run_page import WritableBuffer
 
 
@@ -16,20 +19,30 @@ class Slot(NamedTuple):
 
     `memory` is a memoryview of our own: it keeps the exporter (an mmap cannot be closed under it),
     does not mind what becomes of the view that we were given, and can be collected as garbage.
+    `memfd` is a descriptor of our own of the slot's private memory: KVM itself forgets the memory
+    with its last descriptor.  `address` is the host's, `start` the guest's.
     """
 
     memory: memoryview
     address: int
     size: int
+    start: int = 0
+    memfd: int = -1
+
+    def release(self) -> None:
+        """Gives the memory back."""
+        self.memory.release()
+        if self.memfd >= 0:
+            os.close(self.memfd)
 
 
-def borrow(memory: WritableBuffer) -> Slot:
+def borrow(memory: WritableBuffer, start: int = 0, memfd: int = -1) -> Slot:
     """Holds `memory` in place; BufferError or TypeError unless writable and C-contiguous."""
     held = memoryview(memory)
     view = ffi.from_buffer("char[]", held, require_writable=True)
     address, size = int(ffi.cast("uintptr_t", view)), ffi.sizeof(view)
     ffi.release(view)
-    return Slot(held, address, size)
+    return Slot(held, address, size, start, os.dup(memfd) if memfd >= 0 else -1)
 
 
 class SlotTable:
@@ -66,9 +79,15 @@ class SlotTable:
         if slot is not None:
             self._slots[number] = slot
         if former is not None:
-            former.memory.release()
+            former.release()
 
     def size(self, number: int) -> int:
         """The size of a slot in bytes, 0 when there is none."""
         slot = self._slots.get(number)
         return slot.size if slot is not None else 0
+
+    def overlapping(self, start: int, size: int) -> Iterator[tuple[int, Slot]]:
+        """The slots that have guest memory in common with `size` bytes at `start`."""
+        for number, slot in self._slots.items():
+            if slot.start < start + size and start < slot.start + slot.size:
+                yield number, slot

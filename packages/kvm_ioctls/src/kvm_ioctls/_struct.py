@@ -11,11 +11,12 @@ import struct
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
 
 from kvm_ioctls._ffi import ffi
+from kvm_ioctls.errors import NotInHeaderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvm_ioctls._ffi import CType
+    from kvm_ioctls._ffi import CField, CType
 
 # typing.Buffer is Python 3.12's; until then a name that says what is meant.
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -51,51 +52,73 @@ class KvmStruct(metaclass=_Closed):
     Members that are structures or arrays are views: writing to them writes to the whole.  Assigning
     to one copies.  Padding and reserved members have no attribute, but keep their bytes.
 
+    A structure that grows (a keyword of the class) is a header before bytes whose number the host
+    or the record itself tells.
+
     Args:
         fields: initial values by member name; everything else is zero.
 
     Attributes:
         raw: the bytes in the kernel's layout, writable.
-        SIZE: the structure's size in bytes.
+        SIZE: the structure's size in bytes; 0 when this build has no layout for it, and then
+            making one raises `NotInHeaderError`.
     """
 
     __slots__ = ("raw",)
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     raw: memoryview
+    CTYPE: ClassVar[str]
+    GROWS: ClassVar[bool]
     SIZE: ClassVar[int]
     FIELDS: ClassVar[tuple[str, ...]]
 
-    def __init_subclass__(cls, ctype: str) -> None:
+    def __init_subclass__(cls, ctype: str, *, grows: bool = False) -> None:
         """Gives the class one property per annotated member of the C type `ctype`."""
-        layout = ffi.typeof(ctype)
-        offered = cls.__annotations__
+        cls.CTYPE, cls.GROWS, cls.SIZE, cls.FIELDS = ctype, grows, 0, ()
+        try:
+            layout = ffi.typeof(ctype)
+        except ffi.error:
+            return
+        members, offered = dict(layout.fields), cls.__annotations__
+        if not all(_matches(members.get(name), kind) for name, kind in offered.items()):
+            return  # another architecture's structure of the same name
         cls.SIZE = ffi.sizeof(layout)
-        cls.FIELDS = tuple(name for name, _ in layout.fields if name in offered)
-        for name, member in layout.fields:
-            if name in offered:
-                setattr(cls, name, _member(member.type, member.offset))
+        cls.FIELDS = tuple(name for name in members if name in offered)
+        for name in cls.FIELDS:
+            setattr(cls, name, _member(members[name].type, members[name].offset))
         _PARTS[layout] = cls
 
     def __init__(self, **fields: object) -> None:
-        self.raw = memoryview(bytearray(self.SIZE))
+        self.raw = memoryview(bytearray(self.SIZE or self._size()))
         for name, value in fields.items():
             if name not in self.FIELDS:
                 raise TypeError(f"{type(self).__name__} has no member {name!r}")
             setattr(self, name, value)
 
     @classmethod
+    def _size(cls) -> int:
+        if cls.SIZE == 0:
+            raise NotInHeaderError(cls.CTYPE)
+        return cls.SIZE
+
+    @classmethod
     def from_bytes(cls, data: Buffer) -> Self:
-        """A structure with a copy of `data`, which must be exactly `SIZE` bytes."""
-        if len(data) != cls.SIZE:
-            raise ValueError(f"{cls.__name__} is {cls.SIZE} bytes, not {len(data)}")
+        """A structure with a copy of `data`: `SIZE` bytes, or more for one that grows."""
+        size = cls._size()
+        if len(data) < size or (len(data) > size and not cls.GROWS):
+            at_least = "at least " if cls.GROWS else ""
+            raise ValueError(f"{cls.__name__} is {at_least}{size} bytes, not {len(data)}")
         return cls.over(bytearray(data))
 
     @classmethod
     def over(cls, memory: bytearray | memoryview) -> Self:
-        """A structure that lives in the first bytes of `memory`, without a copy."""
-        made = cls.__new__(cls)
-        made.raw = memoryview(memory)[: cls.SIZE]
+        """A structure that lives in the first bytes of `memory`, without a copy.
+
+        One that grows takes all of them.
+        """
+        made, size = cls.__new__(cls), cls._size()
+        made.raw = memoryview(memory)[: None if cls.GROWS else size]
         return made
 
     def copy(self) -> Self:
@@ -113,6 +136,14 @@ class KvmStruct(metaclass=_Closed):
     def __repr__(self) -> str:
         shown = ((name, getattr(self, name)) for name in self.FIELDS)
         return f"{type(self).__name__}({', '.join(f'{n}={_show(v)}' for n, v in shown if _set(v))})"
+
+
+def _matches(member: CField | None, kind: str) -> bool:
+    """Whether a member is there, and has the class that `kind` names if it is a structure."""
+    if member is None or member.type.kind in ("primitive", "array"):
+        return member is not None
+    part = _PARTS.get(member.type)
+    return part is not None and part.__name__ == kind
 
 
 def _member(ctype: CType, offset: int) -> property:

@@ -9,13 +9,17 @@
     ValueError
     └── KvmClosedError      the object was closed before: `name`
     RuntimeError
-    └── VcpuBusyError       another thread is inside the vCPU's run()
+    ├── VcpuBusyError       another thread is inside the vCPU's run()
+    └── NotImplementedError
+        └── NotInHeaderError  the build's kernel header does not have it: `name`
 """
 
 from __future__ import annotations
 
 import errno
 import os
+
+from kvm_ioctls.requests import CAPABILITIES
 
 # (ioctl, errno) -> the way out.  Sources: Documentation/virt/kvm/api.rst, "Errors" of each ioctl.
 _HINTS = {
@@ -45,8 +49,42 @@ _HINTS = {
     "see CR0.PG and PE, EFER.LMA and LME with CR4.PAE, reserved CR4 bits, APIC base",
     ("KVM_SET_CPUID2", errno.EINVAL): "CPUID cannot change once the vCPU has run",
     ("KVM_SET_CPUID2", errno.E2BIG): "too many entries",
+    ("KVM_SET_CPUID2", errno.ENOENT): "too many entries",
+    ("KVM_SET_DEVICE_ATTR", errno.ENXIO): "there is no such attribute",
+    ("KVM_GET_DEVICE_ATTR", errno.ENXIO): "there is no such attribute",
+    ("KVM_HAS_DEVICE_ATTR", errno.ENXIO): "there is no such attribute",
+    ("KVM_SET_DEVICE_ATTR", errno.ENOENT): "there is no such attribute",
+    ("KVM_GET_DEVICE_ATTR", errno.ENOENT): "there is no such attribute",
+    ("KVM_CREATE_DEVICE", errno.ENODEV): "this KVM has no device of this type",
+    ("KVM_CREATE_DEVICE", errno.EEXIST): "the virtual machine has this device",
+    ("KVM_GET_ONE_REG", errno.ENOENT): "this vCPU has no register of this id",
+    ("KVM_SET_ONE_REG", errno.ENOENT): "this vCPU has no register of this id",
+    ("KVM_GET_ONE_REG", errno.EINVAL): "this vCPU has no register of this id",
+    ("KVM_SET_ONE_REG", errno.EINVAL): "this vCPU has no register of this id, or not this value",
+    ("KVM_CLEAR_DIRTY_LOG", errno.EINVAL): "the first page is a multiple of 64, and so is the "
+    "number of pages unless they reach the slot's end",
+    ("KVM_CLEAR_DIRTY_LOG", errno.ENOENT): "the slot does not exist or does not log dirty pages",
+    ("KVM_GET_DIRTY_LOG", errno.ENXIO): "dirty pages go to the vCPUs' rings",
+    ("KVM_SET_SIGNAL_MASK", errno.EINVAL): "the mask is not as long as the kernel's",
+    ("KVM_X86_SET_MSR_FILTER", errno.EINVAL): "a filter that denies by default needs ranges",
+    ("KVM_SET_NESTED_STATE", errno.EINVAL): "the state is another processor's, or not consistent",
+    ("KVM_XEN_HVM_EVTCHN_SEND", errno.EINVAL): "the machine has no Xen event channels",
+    ("KVM_GET_IRQCHIP", errno.ENXIO): "there is no in-kernel irqchip",
+    ("KVM_SET_IRQCHIP", errno.ENXIO): "there is no in-kernel irqchip",
+    ("KVM_GET_PIT2", errno.ENXIO): "there is no in-kernel timer",
+    ("KVM_SET_PIT2", errno.ENXIO): "there is no in-kernel timer",
+    ("KVM_REINJECT_CONTROL", errno.ENXIO): "there is no in-kernel timer",
+    ("KVM_SET_BOOT_CPU_ID", errno.EBUSY): "set it before the first vCPU",
     ("KVM_RUN", errno.EFAULT): "the memory behind a slot is gone or cannot be accessed",
     ("KVM_RUN", errno.EIO): "KVM objects belong to the process that made them, not to its children",
+}
+
+
+# errno -> what it means whichever request it is
+_GENERAL = {
+    errno.ENOTTY: "this KVM has no such request",
+    errno.EPERM: "the sandbox or a security module forbids it",
+    errno.ENOMEM: "the host's memory, or this process's share of it, is used up",
 }
 
 
@@ -57,20 +95,32 @@ class KvmError(OSError):
         code: the errno.
         ioctl: the request's name.
         hint: the way out; by default the one that is known for this request and errno.
+        arguments: what the request was asked, in short.
     """
 
-    def __init__(self, code: int, ioctl: str, hint: str | None = None) -> None:
+    def __init__(self, code: int, ioctl: str, hint: str | None = None, arguments: str = "") -> None:
         super().__init__(code, os.strerror(code))
         self.ioctl = ioctl
-        self.hint = hint if hint is not None else _HINTS.get((ioctl, code), "")
+        self.hint = hint if hint is not None else _hint(ioctl, code)
+        self.arguments = arguments
 
     def __reduce__(self) -> tuple[type[KvmError], tuple[object, ...]]:
-        return type(self), (self.errno, self.ioctl, self.hint)
+        return type(self), (self.errno, self.ioctl, self.hint, self.arguments)
 
     def __str__(self) -> str:
         code = errno.errorcode.get(self.errno or 0, str(self.errno))
-        what = f"{self.ioctl} failed: {self.strerror} ({code})"
+        call = f"{self.ioctl}({self.arguments})" if self.arguments else self.ioctl
+        what = f"{call} failed: {self.strerror} ({code})"
         return f"{what}; {self.hint}" if self.hint else what
+
+
+def _hint(ioctl: str, code: int) -> str:
+    """The way out of a request that failed with errno `code`."""
+    if (ioctl, code) in _HINTS:
+        return _HINTS[ioctl, code]
+    if code == errno.ENOTTY and ioctl in CAPABILITIES:
+        return f"this KVM has no such request: it comes with KVM_CAP_{CAPABILITIES[ioctl]}"
+    return _GENERAL.get(code, "")
 
 
 class KvmUnavailable(KvmError):  # noqa: N818 - a state of the host, not a mistake
@@ -104,6 +154,20 @@ class MsrError(KvmError):
 
     def __reduce__(self) -> tuple[type[KvmError], tuple[object, ...]]:
         return type(self), (self.index, self.ioctl)
+
+
+class NotInHeaderError(NotImplementedError):
+    """The kernel header that this package was built with does not have `name`.
+
+    It is of another architecture; what is merely newer than the header is known regardless.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"kvm_ioctls was built with a kernel header that has no {name}")
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[NotInHeaderError], tuple[object, ...]]:
+        return type(self), (self.name,)
 
 
 class KvmClosedError(ValueError):

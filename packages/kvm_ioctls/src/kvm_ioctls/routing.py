@@ -27,15 +27,32 @@ class IrqRoutingMsi(KvmStruct, ctype="struct kvm_irq_routing_msi"):
     devid: int = 0
 
 
+class IrqRoutingHvSint(KvmStruct, ctype="struct kvm_irq_routing_hv_sint"):
+    """A synthetic interrupt of Hyper-V's."""
+
+    vcpu: int = 0
+    sint: int = 0
+
+
+class IrqRoutingXenEvtchn(KvmStruct, ctype="struct kvm_irq_routing_xen_evtchn"):
+    """An event channel of Xen's."""
+
+    port: int = 0
+    vcpu: int = 0
+    priority: int = 0
+
+
 class _Route(KvmStruct, ctype="kvm_irq_routing_entry_u"):
     """The union of the places a GSI can lead to."""
 
     irqchip: IrqRoutingIrqchip = ZERO
     msi: IrqRoutingMsi = ZERO
+    hv_sint: IrqRoutingHvSint = ZERO
+    xen_evtchn: IrqRoutingXenEvtchn = ZERO
 
 
 class IrqRoutingEntry(KvmStruct, ctype="struct kvm_irq_routing_entry"):
-    """Where one GSI leads (KVM_SET_GSI_ROUTING): `u.irqchip` or `u.msi`, as `type` says."""
+    """Where one GSI leads (KVM_SET_GSI_ROUTING): as `type` says, `u.irqchip` and so on."""
 
     gsi: int = 0
     type: int = 0
@@ -56,4 +73,18 @@ class IrqRoutingEntry(KvmStruct, ctype="struct kvm_irq_routing_entry"):
         entry.u.msi = IrqRoutingMsi(
             address_lo=address & 0xFFFF_FFFF, address_hi=address >> 32, data=data
         )
+        return entry
+
+    @classmethod
+    def to_hv_sint(cls, gsi: int, vcpu: int, sint: int) -> Self:
+        """Leads `gsi` to a synthetic interrupt of Hyper-V's (KVM_CAP_HYPERV_SYNIC)."""
+        entry = cls(gsi=gsi, type=lib.KVM_IRQ_ROUTING_HV_SINT)
+        entry.u.hv_sint = IrqRoutingHvSint(vcpu=vcpu, sint=sint)
+        return entry
+
+    @classmethod
+    def to_xen_evtchn(cls, gsi: int, port: int, vcpu: int, priority: int = 0xFFFF_FFFF) -> Self:
+        """Leads `gsi` to a Xen event channel; by default of the two-level kind."""
+        entry = cls(gsi=gsi, type=lib.KVM_IRQ_ROUTING_XEN_EVTCHN)
+        entry.u.xen_evtchn = IrqRoutingXenEvtchn(port=port, vcpu=vcpu, priority=priority)
         return entry

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import _lists
 from kvm_ioctls._descriptor import Descriptor
-from kvm_ioctls._ffi import lib
+from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._msrs import ReadableMsrs
 from kvm_ioctls.caps import Cap
+from kvm_ioctls.devices import DeviceAttributes
 from kvm_ioctls.errors import KvmError, KvmUnavailable
-from kvm_ioctls.structs import CpuidEntry
 from kvm_ioctls.vm import VmFd
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kvm_ioctls.protocols import Hypervisor
+    from kvm_ioctls.structs import CpuidEntry
 
 
-class Kvm:
+class Kvm(ReadableMsrs, DeviceAttributes):
     """An open /dev/kvm; a context manager.
 
     Args:
@@ -85,42 +85,68 @@ class Kvm:
         """How many memory slots a virtual machine can have; 32 where KVM does not say."""
         return self.check_extension(Cap.NR_MEMSLOTS) or 32
 
+    def get_max_vcpu_id(self) -> int:
+        """The first id that no vCPU can have; as many as vCPUs where KVM does not say."""
+        return self.check_extension(Cap.MAX_VCPU_ID) or self.get_max_vcpus()
+
     def get_supported_cpuid(self) -> list[CpuidEntry]:
         """KVM_GET_SUPPORTED_CPUID: what host and KVM together can give a guest."""
-        packed = _lists.fetch(
-            self._fd, "KVM_GET_SUPPORTED_CPUID", "struct kvm_cpuid2", CpuidEntry.SIZE
-        )
-        return _lists.unpack("struct kvm_cpuid2", CpuidEntry, packed)
+        return _lists.fetch_cpuid(self._fd, "KVM_GET_SUPPORTED_CPUID")
+
+    def get_emulated_cpuid(self) -> list[CpuidEntry]:
+        """KVM_GET_EMULATED_CPUID: what KVM can give without the host having it, but slowly."""
+        return _lists.fetch_cpuid(self._fd, "KVM_GET_EMULATED_CPUID")
+
+    def get_supported_hv_cpuid(self) -> list[CpuidEntry]:
+        """KVM_GET_SUPPORTED_HV_CPUID: the Hyper-V leaves that a guest can be shown."""
+        return _lists.fetch_cpuid(self._fd, "KVM_GET_SUPPORTED_HV_CPUID")
 
     def get_msr_index_list(self) -> list[int]:
         """KVM_GET_MSR_INDEX_LIST: the model-specific registers that make up a guest's state."""
-        packed = _lists.fetch(self._fd, "KVM_GET_MSR_INDEX_LIST", "struct kvm_msr_list", 4)
-        return list(memoryview(packed).cast("I")[1 : 1 + _lists.count(packed)])
+        return _lists.fetch_indices(self._fd, "KVM_GET_MSR_INDEX_LIST")
+
+    def get_msr_feature_index_list(self) -> list[int]:
+        """KVM_GET_MSR_FEATURE_INDEX_LIST: the registers that describe the host's features.
+
+        `get_msrs()` of this object reads them.
+        """
+        return _lists.fetch_indices(self._fd, "KVM_GET_MSR_FEATURE_INDEX_LIST")
+
+    def get_mce_cap_supported(self) -> int:
+        """KVM_X86_GET_MCE_CAP_SUPPORTED: the bits that `VcpuFd.setup_mce()` takes."""
+        value = ffi.new("__u64 *")
+        self._fd.ioctl_record("KVM_X86_GET_MCE_CAP_SUPPORTED", value)
+        return int(value[0])
+
+    def get_host_ipa_limit(self) -> int:
+        """arm64: how many bits a guest physical address can have."""
+        return self.check_extension(Cap.ARM_VM_IPA_SIZE)
+
+    def get_guest_debug_hw_bps(self) -> int:
+        """arm64: how many hardware breakpoints guest debugging has."""
+        return self.check_extension(Cap.GUEST_DEBUG_HW_BPS)
+
+    def get_guest_debug_hw_wps(self) -> int:
+        """arm64: how many hardware watchpoints guest debugging has."""
+        return self.check_extension(Cap.GUEST_DEBUG_HW_WPS)
 
     def create_vm(self, vm_type: int = 0) -> VmFd:
-        """KVM_CREATE_VM: a machine without memory and vCPUs."""
-        mmap_size = self.get_vcpu_mmap_size()
-        number = self._fd.ioctl("KVM_CREATE_VM", vm_type)
-        return VmFd(Descriptor(number, "VmFd"), mmap_size)
+        """KVM_CREATE_VM: a machine without memory and vCPUs.
 
-    def fileno(self) -> int:
-        """The file descriptor."""
-        return self._fd.fileno()
+        Args:
+            vm_type: x86: KVM_CAP_VM_TYPES has the possible ones in its bits; arm64: how many bits a
+                guest physical address has, 0 for 40.
+        """
+        return self.vm_from_fd(self._fd.ioctl("KVM_CREATE_VM", vm_type))
 
-    def close(self) -> None:
-        """Closes the device; virtual machines live on."""
-        self._fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def vm_from_fd(self, number: int) -> VmFd:
+        """Takes over an open descriptor of a machine; its memory slots are not known here."""
+        fd = Descriptor(number, "VmFd")
+        try:
+            return VmFd(fd, self.get_vcpu_mmap_size())
+        except BaseException:
+            fd.close()
+            raise
 
 
 if TYPE_CHECKING:

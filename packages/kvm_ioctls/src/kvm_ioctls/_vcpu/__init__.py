@@ -1,0 +1,1 @@
+"""What can be asked of a virtual processor, by topic; `kvm_ioctls.vcpu` composes it."""

@@ -1,0 +1,32 @@
+"""What only arm64's vCPUs can be asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._ffi import ffi
+from kvm_ioctls.structs import ArmVcpuEvents
+
+if TYPE_CHECKING:
+    from kvm_ioctls.arm64 import VcpuInit
+
+
+class Arm64Vcpu(Resource):
+    """arm64: initialisation and events; registers are reached by number."""
+
+    def vcpu_init(self, init: VcpuInit) -> None:
+        """KVM_ARM_VCPU_INIT: which processor it is; before anything else, and again to reset."""
+        self._fd.put("KVM_ARM_VCPU_INIT", init)
+
+    def vcpu_finalize(self, feature: int) -> None:
+        """KVM_ARM_VCPU_FINALIZE: ends the configuration of a feature, as KVM_ARM_VCPU_SVE."""
+        self._fd.ioctl_record("KVM_ARM_VCPU_FINALIZE", ffi.new("int *", feature))
+
+    def get_arm_vcpu_events(self) -> ArmVcpuEvents:
+        """KVM_GET_VCPU_EVENTS: system errors and aborts on their way into the guest."""
+        return self._fd.fill("KVM_GET_VCPU_EVENTS", ArmVcpuEvents())
+
+    def set_arm_vcpu_events(self, events: ArmVcpuEvents) -> None:
+        """KVM_SET_VCPU_EVENTS."""
+        self._fd.put("KVM_SET_VCPU_EVENTS", events)

@@ -1,0 +1,40 @@
+"""A vCPU's rings: what it wrote to memory and to coalesced zones."""
+
+from __future__ import annotations
+
+from mmap import PAGESIZE, mmap
+from typing import TYPE_CHECKING
+
+from kvm_ioctls._descriptor import Resource
+from kvm_ioctls._ffi import lib
+from kvm_ioctls.rings import CoalescedRing, DirtyRing
+
+if TYPE_CHECKING:
+    from kvm_ioctls.rings import RingSetup
+
+
+class Rings(Resource):
+    """Dirty ring and coalesced ring."""
+
+    _rings: RingSetup
+    _mapping: mmap
+
+    def map_dirty_ring(self) -> DirtyRing:
+        """The pages that this vCPU wrote, after `VmFd.enable_dirty_ring()`; a context manager.
+
+        Raises:
+            ValueError: the machine has no dirty rings.
+        """
+        if not self._rings.dirty_size:
+            raise ValueError("the machine has no dirty rings: enable_dirty_ring() comes first")
+        offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * PAGESIZE
+        return DirtyRing(mmap(self.fileno(), self._rings.dirty_size, offset=offset))
+
+    def coalesced_ring(self) -> CoalescedRing:
+        """What guests wrote to coalesced zones: one ring for the whole machine.
+
+        Every vCPU of a machine shows the same ring; draining it through several is safe.
+        """
+        self.fileno()  # closed vCPUs have no mapping
+        page = lib.KVM_COALESCED_MMIO_PAGE_OFFSET * PAGESIZE
+        return CoalescedRing(memoryview(self._mapping)[page : page + PAGESIZE], self._rings.lock)

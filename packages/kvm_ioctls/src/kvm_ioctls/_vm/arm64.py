@@ -1,0 +1,45 @@
+"""What only arm64's virtual machines can be asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvm_ioctls._descriptor import Resource, number, record
+from kvm_ioctls._ffi import ffi
+from kvm_ioctls.arm64 import VcpuInit
+
+if TYPE_CHECKING:
+    from kvm_ioctls.run_page import WritableBuffer
+
+
+class Arm64Vm(Resource):
+    """arm64: processor type, device addresses, memory tags, counters."""
+
+    def get_preferred_target(self) -> VcpuInit:
+        """KVM_ARM_PREFERRED_TARGET: what `VcpuFd.vcpu_init()` takes on this host."""
+        return self._fd.fill("KVM_ARM_PREFERRED_TARGET", VcpuInit())
+
+    def arm_set_device_addr(self, device: int, address: int) -> None:
+        """KVM_ARM_SET_DEVICE_ADDR: where the guest finds an in-kernel device."""
+        what = record("struct kvm_arm_device_addr", {"id": device, "addr": address})
+        self._fd.ioctl_record("KVM_ARM_SET_DEVICE_ADDR", what)
+
+    def arm_mte_copy_tags(self, guest_ipa: int, tags: WritableBuffer, *, to_guest: bool) -> int:
+        """KVM_ARM_MTE_COPY_TAGS: copies memory tags, a byte for each 16 bytes of memory.
+
+        Returns:
+            How many bytes of guest memory were done; may be fewer than there are tags for.
+        """
+        direction = number("KVM_ARM_TAGS_TO_GUEST" if to_guest else "KVM_ARM_TAGS_FROM_GUEST")
+        held = ffi.from_buffer("char[]", memoryview(tags))
+        try:
+            where = {"guest_ipa": guest_ipa, "length": ffi.sizeof(held) * 16, "addr": held}
+            copy = record("struct kvm_arm_copy_mte_tags", where | {"flags": direction})
+            return self._fd.ioctl_record("KVM_ARM_MTE_COPY_TAGS", copy)
+        finally:
+            ffi.release(held)
+
+    def arm_set_counter_offset(self, offset: int) -> None:
+        """KVM_ARM_SET_COUNTER_OFFSET: what the guest's counters lag behind the host's."""
+        what = record("struct kvm_arm_counter_offset", {"counter_offset": offset})
+        self._fd.ioctl_record("KVM_ARM_SET_COUNTER_OFFSET", what)

@@ -1,0 +1,103 @@
+"""Guest accesses that are retired without Python, between two entries of the guest.
+
+A zone is cheaper than a handler (no GIL, no object) and dearer than what KVM retires itself:
+ioeventfds and coalesced zones come first (`VmFd.register_ioevent()`,
+`VmFd.register_coalesced_mmio()`), handlers last.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls.addresses import Mmio, Pio
+
+if TYPE_CHECKING:
+    from kvm_ioctls.run_page import WritableBuffer
+
+
+class Zone:
+    """Ports or addresses that nobody is at: reads are all ones, writes have no effect.
+
+    Args:
+        address: the first port or guest physical address.
+        size: how many.
+
+    Raises:
+        ValueError: there are no such addresses.
+    """
+
+    _KIND = lib.KVM_ZONE_VOID
+
+    def __init__(self, address: Pio | Mmio, size: int) -> None:
+        first = address.port if isinstance(address, Pio) else address.address
+        if size <= 0 or first < 0 or first + size > 2**64:
+            raise ValueError(f"there are no {size} addresses at {first:#x}")
+        self.address = address
+        self.size = size
+        self._first = first
+        self._memory: memoryview | None = None
+        self._capacity = 0
+
+    def record(self) -> tuple[int, bool, int, int, int, int]:
+        """What `VcpuFd.set_zones()` hands on: kind, whether ports, first, size, room, memory."""
+        pio = isinstance(self.address, Pio)
+        return self._KIND, pio, self._first, self.size, self._capacity, self._place()
+
+    def _place(self) -> int:
+        """Where the memory is; whoever has the zone keeps it there."""
+        if self._memory is None:
+            return 0
+        held = ffi.from_buffer("char[]", self._memory, require_writable=True)
+        place = int(ffi.cast("uintptr_t", held))
+        ffi.release(held)
+        return place
+
+
+class RegisterZone(Zone):
+    """Ports or addresses with bytes that the guest reads and writes as if they were memory.
+
+    Args:
+        address: the first port or guest physical address.
+        memory: the bytes, one for each; readable and writable at any time, from any thread.
+    """
+
+    _KIND = lib.KVM_ZONE_MEMORY
+
+    def __init__(self, address: Pio | Mmio, memory: WritableBuffer) -> None:
+        view = memoryview(memory).cast("B")
+        super().__init__(address, len(view))
+        self._memory = view
+
+
+class LogZone(Zone):
+    """Ports or addresses whose writes are collected, as a console's; reads are all ones.
+
+    A write that does not fit is an exit like any other: `drain()`, and take its data then.
+
+    Args:
+        address: the first port or guest physical address.
+        size: how many.
+        capacity: bytes of room.
+    """
+
+    _KIND = lib.KVM_ZONE_LOG
+
+    def __init__(self, address: Pio | Mmio, size: int, capacity: int = 65536) -> None:
+        if not 0 < capacity < 2**32:
+            raise ValueError(f"a log has room for 1 to {2**32 - 1} bytes, not {capacity}")
+        super().__init__(address, size)
+        header = ffi.sizeof("struct kvm_zone_log")
+        self._memory = memoryview(bytearray(header + capacity))
+        self._capacity = capacity
+        self._lock = threading.Lock()
+
+    def drain(self) -> bytes:
+        """The bytes written since the last call, oldest first."""
+        with self._lock:
+            out = bytearray(self._capacity)
+            count = lib.kvm_zone_log_drain(
+                ffi.cast("void *", self._place()), self._capacity, ffi.from_buffer("char[]", out)
+            )
+        return bytes(out[:count])

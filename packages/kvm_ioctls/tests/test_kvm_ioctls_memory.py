@@ -1,0 +1,104 @@
+"""The real /dev/kvm: memory slots, and memory that belongs to the guest."""
+
+from __future__ import annotations
+
+import errno
+from mmap import mmap
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvm_ioctls import Cap, GuestMemfdFlag, Hlt, KvmError
+from kvm_ioctls._slots import SlotTable, borrow
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(30)]
+
+MMAP_SHARED = GuestMemfdFlag.MMAP | GuestMemfdFlag.INIT_SHARED
+
+
+def test_an_overlap_names_the_slot_in_the_way(vm):
+    """EEXIST says which slot is there, and from where to where."""
+    memory = mmap(-1, 0x4000)
+    with pytest.raises(KvmError, match="overlaps slot 0 at 0x0 to 0xffff") as caught:
+        vm.set_user_memory_region(1, 0xE000, memory)
+    assert caught.value.errno == errno.EEXIST
+    memory.close()
+
+
+def test_a_slot_can_move(vm):
+    """The same memory at another place; its old place is free then."""
+    vm.set_user_memory_region(0, 0x100000, vm.memory)
+    memory = mmap(-1, 0x4000)
+    vm.set_user_memory_region(1, 0, memory)
+    vm.set_user_memory_region(1, 0, None)
+    memory.close()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(0, 4)), max_size=20),
+    st.integers(0, 12),
+    st.integers(1, 4),
+)
+def test_overlaps_are_found(steps, start, size):
+    """Model: sets of pages. A slot overlaps exactly if it shares a page."""
+    table, model = SlotTable(), {}
+    for number, first, count in steps:
+        slot = borrow(bytearray(count * 4096), first * 4096) if count else None
+        table.replace(number, slot)
+        model[number] = set(range(first, first + count))
+    wanted = set(range(start, start + size))
+    expected = {number for number, pages in model.items() if pages & wanted}
+    assert {number for number, _ in table.overlapping(start * 4096, size * 4096)} == expected
+    table.leave()
+
+
+def test_a_guest_runs_from_a_guest_memfd(vm, start, needs):
+    """Memory that a process only maps; its slot keeps it when it is closed."""
+    needs(Cap.GUEST_MEMFD)
+    if vm.check_extension(Cap.GUEST_MEMFD_FLAGS) & MMAP_SHARED != MMAP_SHARED:
+        pytest.skip("this KVM has no KVM_CAP_GUEST_MEMFD_FLAGS")
+    with vm.create_guest_memfd(0x2000, MMAP_SHARED) as private:
+        mapped = private.map()
+        mapped[:4] = bytes.fromhex("b042")[:2] + bytes.fromhex("90f4")  # mov al, 0x42; nop; hlt
+        vm.set_user_memory_region2(1, 0x100000, mapped, private)
+    vcpu = start("f4")
+    sregs = vcpu.get_sregs()
+    sregs.cs.base = 0x100000
+    vcpu.set_sregs(sregs)
+    regs = vcpu.get_regs()
+    regs.rip = 0
+    vcpu.set_regs(regs)
+    assert isinstance(vcpu.run(), Hlt)
+    assert vcpu.get_regs().rax & 0xFF == 0x42
+    vm.set_user_memory_region(1, 0, None)
+    mapped.close()
+
+
+def test_attributes_need_a_machine_that_has_private_memory(vm):
+    """Ordinary machines refuse KVM_SET_MEMORY_ATTRIBUTES, and the error says what was asked."""
+    with pytest.raises(KvmError, match=r"KVM_SET_MEMORY_ATTRIBUTES\(size=0x1000, attributes=0x8\)"):
+        vm.set_memory_attributes(0, 0x1000, 8)
+
+
+def test_pre_faulting(start, needs):
+    """Memory is mapped before it is touched, or the KVM says that it cannot."""
+    needs(Cap.PRE_FAULT_MEMORY)
+    assert start("f4").pre_fault_memory(0, 0x1000) == 0x1000
+
+
+def test_addresses_for_real_mode(vm):
+    """TSS and identity map are accepted before the first vCPU."""
+    vm.set_tss_address(0xFFFB_D000)
+    vm.set_identity_map_address(0xFFFB_C000)
+
+
+def test_the_shadow_page_tables_share(vm, needs):
+    """Their number of pages is set, and told by KVMs that can."""
+    needs(Cap.MMU_SHADOW_CACHE_CONTROL)
+    vm.set_nr_mmu_pages(1000)
+    try:
+        assert vm.get_nr_mmu_pages() == 1000
+    except KvmError as error:
+        assert error.errno == errno.ENOTTY  # noqa: PT017 - gone since Linux 6.4

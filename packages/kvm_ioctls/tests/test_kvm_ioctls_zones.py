@@ -1,0 +1,199 @@
+"""The real /dev/kvm: accesses that are retired between two entries of the guest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from mmap import mmap
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kvm_ioctls import (
+    Hlt,
+    Interrupted,
+    IoOut,
+    KvmClosedError,
+    LogZone,
+    Mmio,
+    Pio,
+    RegisterZone,
+    VcpuBusyError,
+    Zone,
+)
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
+
+REPORT = 0xFF  # the port through which the guest tells what it read
+PORTS = 0x10  # void at 0x40, registers at 0x50, a log at 0x60
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("out"), st.integers(0x40, 0x6F), st.integers(0, 255)),
+        st.tuples(st.just("in"), st.integers(0x40, 0x6F), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+def program(accesses) -> str:
+    """`mov al, value; out port, al` or `in al, port; out REPORT, al` for each step, then HLT."""
+    code = ""
+    for kind, port, value in accesses:
+        code += f"b0{value:02x}e6{port:02x}" if kind == "out" else f"e4{port:02x}e6{REPORT:02x}"
+    return code + "f4"
+
+
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps)
+def test_zones_behave_as_their_models(kvm, accesses):
+    """A void reads ones, registers keep what was written, a log has it in order; no other exits."""
+    memory, registers, log = mmap(-1, 0x1000), bytearray(PORTS), LogZone(Pio(0x60), PORTS, 64)
+    code = bytes.fromhex(program(accesses))
+    memory[: len(code)] = code
+    model, written, expected, seen = bytearray(PORTS), b"", [], []
+    for kind, port, value in accesses:
+        if kind == "in":
+            expected.append(model[port - 0x50] if 0x50 <= port < 0x60 else 0xFF)
+        elif 0x50 <= port < 0x60:
+            model[port - 0x50] = value
+        elif port >= 0x60:
+            written += bytes([value])
+    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        vm.set_user_memory_region(0, 0, memory)
+        sregs, regs = vcpu.get_sregs(), vcpu.get_regs()
+        sregs.cs.base = sregs.cs.selector = regs.rip = 0
+        vcpu.set_sregs(sregs)
+        vcpu.set_regs(regs)
+        vcpu.set_zones([Zone(Pio(0x40), PORTS), RegisterZone(Pio(0x50), registers), log])
+        while isinstance(exit_ := vcpu.run(), IoOut):
+            assert exit_.port == REPORT
+            seen.append(exit_.data[0])
+        assert isinstance(exit_, Hlt)
+    assert seen == expected
+    assert registers == model
+    assert log.drain() == written
+    assert log.drain() == b""
+
+
+def test_memory_mapped_registers(start):
+    """Guest physical addresses work as ports do, in any width that fits."""
+    registers = bytearray(b"\x11\x22\x33\x44")
+    # mov eax, [bx]; inc eax; mov [bx], eax; mov al, [bx+3]; mov [bx+4], al; hlt
+    vcpu = start("668b0766406689078a4703884704f4", rbx=0)
+    sregs = vcpu.get_sregs()
+    sregs.ds.base = 0xE000_0000
+    vcpu.set_sregs(sregs)
+    vcpu.set_zones([RegisterZone(Mmio(0xE000_0000), registers)])
+    exit_ = vcpu.run()
+    assert (exit_.address, bytes(exit_.data)) == (0xE000_0004, b"\x44")
+    assert registers == b"\x12\x22\x33\x44"
+
+
+def test_an_access_across_the_end_is_an_exit(start):
+    """A zone retires what lies inside it, not what begins there."""
+    vcpu = start("e750f4", rax=0x1234)  # out 0x50, ax
+    vcpu.set_zones([Zone(Pio(0x50), 1)])
+    assert vcpu.run().port == 0x50
+
+
+def test_string_output_to_a_log(start, vm):
+    """All elements of a repeated OUTS are logged."""
+    vm.memory[0x5000:0x5005] = b"hello"
+    vcpu = start("f36ef4", rsi=0x5000, rcx=5, rdx=0x60)  # rep outsb; hlt
+    log = LogZone(Pio(0x60), 1)
+    vcpu.set_zones([log])
+    assert isinstance(vcpu.run(), Hlt)
+    assert log.drain() == b"hello"
+
+
+def test_a_full_log_is_an_exit(start):
+    """What does not fit comes to us, and nothing is lost or out of order."""
+    vcpu = start("b061e660b062e660b063e660f4")
+    log = LogZone(Pio(0x60), 1, capacity=2)
+    vcpu.set_zones([log])
+    exit_ = vcpu.run()
+    assert isinstance(exit_, IoOut)
+    assert log.drain() + bytes(exit_.data) == b"abc"
+    assert isinstance(vcpu.run(), Hlt)
+    assert log.drain() == b""
+
+
+def test_zones_that_cannot_be():
+    """Without addresses, beyond the last one, without room."""
+    with pytest.raises(ValueError, match="no 0 addresses at 0x60"):
+        Zone(Pio(0x60), 0)
+    with pytest.raises(ValueError, match="no 2 addresses at 0xffffffffffffffff"):
+        Zone(Mmio(2**64 - 1), 2)
+    with pytest.raises(ValueError, match="no 0 addresses"):
+        RegisterZone(Mmio(0), bytearray())
+    for capacity in 0, 2**32:
+        with pytest.raises(ValueError, match=f"not {capacity}"):
+            LogZone(Pio(0x60), 1, capacity)
+    with pytest.raises(BufferError):
+        RegisterZone(Mmio(0), memoryview(b"read-only")).record()
+
+
+def test_zones_are_replaced(start):
+    """The last call counts; the memory of zones that are gone is given back."""
+    memory = mmap(-1, 0x1000)
+    zone = RegisterZone(Pio(0x50), memory)
+    vcpu = start("e650e650f4", rax=7)
+    vcpu.set_zones([zone])
+    del zone
+    vcpu.set_zones([])
+    memory.close()
+    assert vcpu.run().port == 0x50
+
+
+def test_a_kick_reaches_a_guest_that_only_meets_zones(start):
+    """It never leaves run() by itself; while it is inside, zones cannot change."""
+    vcpu = start("e650ebfc")  # out 0x50, al; jmp back
+    vcpu.set_zones([Zone(Pio(0x50), 1)])
+    seen = []
+    runner = threading.Thread(target=lambda: seen.append(type(vcpu.run())))
+    runner.start()
+    time.sleep(0.1)
+    with pytest.raises(VcpuBusyError):
+        vcpu.set_zones([])
+    vcpu.kick()
+    runner.join(10)
+    assert seen == [Interrupted]
+
+
+@settings(
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20))
+def test_no_kick_is_lost_whenever_it_comes(kvm, delays):
+    """Each run of a guest that never leaves by itself ends, with one kick at any moment of it.
+
+    Before the guest is entered, inside it, and while C retires its access: a lost kick would hang.
+    """
+    memory = mmap(-1, 0x1000)
+    memory[:4] = bytes.fromhex("e650ebfc")
+    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        vm.set_user_memory_region(0, 0, memory)
+        sregs, regs = vcpu.get_sregs(), vcpu.get_regs()
+        sregs.cs.base = sregs.cs.selector = regs.rip = 0
+        vcpu.set_sregs(sregs)
+        vcpu.set_regs(regs)
+        vcpu.set_zones([Zone(Pio(0x50), 1)])
+        for delay in delays:
+            kicker = threading.Timer(delay / 1e6, vcpu.kick)
+            kicker.start()
+            assert isinstance(vcpu.run(), Interrupted)
+            kicker.join()
+
+
+def test_zones_of_a_closed_vcpu(start):
+    """They are refused, like everything else."""
+    vcpu = start("f4")
+    vcpu.close()
+    with pytest.raises(KvmClosedError):
+        vcpu.set_zones([])
