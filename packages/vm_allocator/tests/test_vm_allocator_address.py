@@ -157,7 +157,7 @@ def test_exact_match_is_never_rounded():
 @pytest.mark.parametrize("size", [0, -1])
 def test_size_must_be_positive(size):
     """Nothing cannot be allocated."""
-    with pytest.raises(InvalidSize, match=f"cannot allocate {size} addresses"):
+    with pytest.raises(InvalidSize, match=f"cannot allocate {size:#x} addresses"):
         AddressAllocator(0, 16).allocate(size)
     with pytest.raises(InvalidSize):
         AddressAllocator(0, size)
@@ -166,7 +166,7 @@ def test_size_must_be_positive(size):
 @pytest.mark.parametrize("alignment", [0, -1, 3, 0x1001])
 def test_alignment_must_be_a_power_of_two(alignment):
     """Everything else is refused, zero too."""
-    with pytest.raises(InvalidAlignment, match=f"which {alignment} is not"):
+    with pytest.raises(InvalidAlignment, match=f"which {alignment:#x} is not"):
         AddressAllocator(0, 16).allocate(1, alignment)
 
 

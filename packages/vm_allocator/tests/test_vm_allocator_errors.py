@@ -82,9 +82,9 @@ CASES = {
     "InvalidAlignment": (
         lambda space, _ids: space.allocate(1, 3),
         InvalidAlignment,
-        "an alignment is a power of two, which 3 is not",
+        "an alignment is a power of two up to 2^64, which 0x3 is not",
     ),
-    "InvalidSize": (lambda space, _ids: space.allocate(0), InvalidSize, "cannot allocate 0"),
+    "InvalidSize": (lambda space, _ids: space.allocate(0), InvalidSize, "cannot allocate 0x0"),
     "Overlap": (
         lambda space, _ids: space.reserve(Range(0x1F, 0x20)),
         Overlap,

@@ -238,25 +238,38 @@ def test_a_large_tree_stays_in_order(policy):
     assert space.free_ranges() == (space.space,)
 
 
+#: Enough for a heap whose order matters.
+IDS = 24
+
+
 class IdModel(RuleBasedStateMachine):
     """One word per identifier."""
 
-    @initialize(base=st.sampled_from([0, 5, 2**32 - 8, 2**64 - 8]))
+    @initialize(base=st.sampled_from([0, 5, 2**32 - IDS, 2**64 - IDS]))
     def start(self, base):
-        self.ids = IdAllocator(base, base + 7)
-        self.state = dict.fromkeys(range(base, base + 8), "never")
+        self.ids = IdAllocator(base, base + IDS - 1)
+        self.state = dict.fromkeys(range(base, base + IDS), "never")
 
-    @rule()
-    def allocate(self):
-        free = [i for i, state in self.state.items() if state != "used"]
-        if not free:
-            with pytest.raises(NoFreeId):
-                self.ids.allocate()
-            return
-        assert self.ids.allocate() == free[0]
-        self.state[free[0]] = "used"
+    @rule(count=st.integers(1, IDS // 2))
+    def allocate(self, count):
+        for _ in range(count):
+            free = [i for i, state in self.state.items() if state != "used"]
+            if not free:
+                with pytest.raises(NoFreeId):
+                    self.ids.allocate()
+                return
+            assert self.ids.allocate() == free[0]
+            self.state[free[0]] = "used"
 
-    @rule(index=st.integers(-1, 8))
+    @rule(data=st.data(), count=st.integers(1, IDS // 2), verb=st.sampled_from(["free", "reserve"]))
+    def many(self, data, count, verb):
+        """Free some of those in use, or reserve some of those that are not, in any order."""
+        ready = [i for i, state in self.state.items() if (state == "used") == (verb == "free")]
+        for id_ in data.draw(st.permutations(ready))[:count]:
+            getattr(self.ids, verb)(id_)
+            self.state[id_] = "released" if verb == "free" else "used"
+
+    @rule(index=st.integers(-1, IDS))
     def reserve(self, index):
         id_ = self.ids.base + index
         state = self.state.get(id_)
@@ -267,7 +280,7 @@ class IdModel(RuleBasedStateMachine):
         self.ids.reserve(id_)
         self.state[id_] = "used"
 
-    @rule(index=st.integers(-1, 8))
+    @rule(index=st.integers(-1, IDS))
     def free(self, index):
         id_ = self.ids.base + index
         errors = {None: OutOfRange, "never": NeverAllocated, "released": AlreadyReleased}
@@ -293,6 +306,9 @@ class IdModel(RuleBasedStateMachine):
         for id_, state in self.state.items():
             assert self.ids.is_allocated(id_) == (state == "used")
         assert self.ids.used() == tuple(i for i, state in self.state.items() if state == "used")
+        assert len(self.ids._released) - self.ids._stale == sum(
+            state == "released" for i, state in self.state.items() if i < self.ids._next
+        )
         assert self.ids.available == sum(state != "used" for state in self.state.values())
 
 

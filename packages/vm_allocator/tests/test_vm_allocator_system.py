@@ -102,6 +102,21 @@ def test_ids_restore_trusts_nothing(state, error):
         IdAllocator.restore(state)
 
 
+def test_reserving_does_not_search_what_was_released():
+    """Of the heap an entry is only marked, and made anew when more than half of it is."""
+    ids = IdAllocator(0, 999)
+    for id_ in [ids.allocate() for _ in range(1000)]:
+        ids.free(id_)
+    heap = ids._released
+    for id_ in range(500):
+        ids.reserve(id_)
+    assert ids._released is heap
+    assert len(heap) == 1000
+    ids.reserve(500)
+    assert ids._released == list(range(501, 1000))
+    assert ids.allocate() == 501
+
+
 def test_id_range_must_be_one():
     """The end may not lie before the base."""
     with pytest.raises(InvalidRange):
@@ -121,15 +136,6 @@ def test_pins_and_msi_gsis_do_not_mix():
     for gsi in (4, 4096):
         with pytest.raises(OutOfRange, match="is not inside 0x5-0xfff"):
             gsis.free(gsi)
-
-
-def test_restored_gsis_cannot_be_pin_and_route_at_once():
-    """Where the routes begin is said by where the pins end, not by the record."""
-    pins, msi = GsiAllocator().save()
-    restored = GsiAllocator.restore((pins, msi._replace(base=5)))
-    assert restored == GsiAllocator()
-    with pytest.raises(OutOfRange):
-        GsiAllocator.restore((pins, msi._replace(base=5, used=(23,))))
 
 
 def test_ram_is_registered_from_the_start():

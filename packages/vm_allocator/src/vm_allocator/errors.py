@@ -7,9 +7,10 @@
     ├── RequestError (ValueError)     a request that no state of the allocator could serve
     │   ├── InvalidRange              start after end, negative, or beyond 2^64 - 1
     │   ├── InvalidSize               nothing, or less, was asked for
-    │   ├── InvalidAlignment          not a power of two
+    │   ├── InvalidAlignment          not a power of two up to 2^64
     │   ├── UnalignedAddress          an exact address off the alignment asked for
-    │   └── OutOfRange                outside of what this allocator manages
+    │   ├── OutOfRange                outside of what this allocator manages
+    │   └── InvalidState              no record that `save` can have made
     ├── ResourceNotAvailable          correct, but taken
     │   ├── NoFreeRange               no gap takes the size at that alignment
     │   ├── Overlap                   the exact range meets one that is in use
@@ -21,11 +22,14 @@
         ├── NeverAllocated            the identifier was never handed out
         └── AlreadyReleased           the identifier was handed out and given back
 
+What is no number, no `Range` or no name at all is a `TypeError`, as everywhere in Python.
+
 A call that raises has changed nothing.
 """
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,18 +67,18 @@ class InvalidSize(RequestError):
         self.size = size
 
     def __str__(self) -> str:
-        return f"cannot allocate {self.size} addresses; the size must be at least 1"
+        return f"cannot allocate {self.size:#x} addresses; the size must be at least 1"
 
 
 class InvalidAlignment(RequestError):
-    """`alignment` is not a power of two."""
+    """`alignment` is not a power of two up to 2^64."""
 
     def __init__(self, alignment: int) -> None:
         super().__init__(alignment)
         self.alignment = alignment
 
     def __str__(self) -> str:
-        return f"an alignment is a power of two, which {self.alignment} is not"
+        return f"an alignment is a power of two up to 2^64, which {self.alignment:#x} is not"
 
 
 class UnalignedAddress(RequestError):
@@ -100,6 +104,18 @@ class OutOfRange(RequestError):
 
     def __str__(self) -> str:
         return f"{self.start:#x}-{self.end:#x} is not inside {self.space}"
+
+
+class InvalidState(RequestError):
+    """`found`, in a record for `restore`, is not what `expected` describes."""
+
+    def __init__(self, found: object, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found = found
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"the saved state is invalid: {reprlib.repr(self.found)} is not {self.expected}"
 
 
 class ResourceNotAvailable(AllocatorError):

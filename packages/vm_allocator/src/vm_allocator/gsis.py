@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
+from vm_allocator import _records
 from vm_allocator.errors import OutOfRange
 from vm_allocator.ids import IdAllocator
 from vm_allocator.ranges import Range
-from vm_allocator.states import GsiState, IdState
+from vm_allocator.states import GsiState
 
 if TYPE_CHECKING:
     from typing import Self
@@ -56,6 +58,7 @@ class GsiAllocator:
         return self.pins.used() + self.msi.used()
 
     def _allocator_of(self, gsi: int) -> IdAllocator:
+        gsi = index(gsi)
         if not self.pins.base <= gsi <= self.msi.end:
             raise OutOfRange(gsi, gsi, Range(self.pins.base, self.msi.end))
         return self.pins if gsi <= self.pins.end else self.msi
@@ -66,14 +69,11 @@ class GsiAllocator:
 
     @classmethod
     def restore(cls, state: GsiState) -> Self:
-        """An allocator equal to the one that was saved; raises as `IdAllocator.restore`.
-
-        No GSI can be both a pin and behind the pins, whatever `state` says.
-        """
-        pins, (_, last_gsi, *msi) = state
+        """An allocator equal to the one that was saved; raises as `IdAllocator.restore`."""
+        pins, msi = _records.gsi_state(state)
         allocator = cls()
         allocator.pins = IdAllocator.restore(pins)
-        allocator.msi = IdAllocator.restore(IdState(allocator.pins.end + 1, last_gsi, *msi))
+        allocator.msi = IdAllocator.restore(msi)
         return allocator
 
     def __eq__(self, other: object) -> bool:
@@ -82,6 +82,10 @@ class GsiAllocator:
         return self.save() == other.save()
 
     __hash__ = None  # type: ignore[assignment] # changes, so it cannot be a key
+
+    def __copy__(self) -> Self:
+        """An allocator of its own with the same lines in use and released."""
+        return self.restore(self.save())
 
     def __repr__(self) -> str:
         return f"<GsiAllocator {self.pins!r} {self.msi!r}>"

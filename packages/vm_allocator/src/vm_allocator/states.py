@@ -1,8 +1,9 @@
 """What the allocators' `save` returns and `restore` takes: plain numbers and names.
 
 Each record is a tuple with named fields. `restore` also takes the same as lists, as a record comes
-back from JSON. It trusts nothing: every range and identifier is taken as if a caller asked for it,
-so a bad record ends in the error that the call would end in.
+back from JSON. It trusts nothing: what has not the form of a record is `InvalidState`, and every
+range and identifier is taken as if a caller asked for it, so a bad one ends in the error that the
+call would end in.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vm_allocator import _records
 from vm_allocator.address import AddressAllocator
-from vm_allocator.errors import OutOfRange
+from vm_allocator.errors import InvalidState, OutOfRange
 from vm_allocator.gsis import GsiAllocator
 from vm_allocator.policy import FirstMatch
-from vm_allocator.ranges import Allocation, Range
+from vm_allocator.ranges import Allocation, Range, check_range
 from vm_allocator.states import SystemState
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class SystemAllocator:
 
     Raises:
         OutOfRange: a window that must end below 4 GiB does not.
+        InvalidSize, InvalidRange: a piece of RAM is none.
         Overlap: two ranges of RAM share an address.
+        TypeError: a window is no `Range`, or a number is none.
     """
 
     __slots__ = ("gsis", "pci_mmio32", "pci_mmio64", "physical", "pio", "platform_mmio")
@@ -87,8 +90,9 @@ class SystemAllocator:
     ) -> None:
         """Start with RAM at each (start, size) and 64 KiB of free I/O ports."""
         for window in (platform_mmio, pci_mmio32):
-            if not _BELOW_4_GIB.contains(window):
+            if not _BELOW_4_GIB.contains(check_range(window)):
                 raise OutOfRange(window.start, window.end, _BELOW_4_GIB)
+        check_range(pci_mmio64)
         self.platform_mmio = platform_mmio
         self.pci_mmio32 = pci_mmio32
         self.pci_mmio64 = pci_mmio64
@@ -157,19 +161,21 @@ class SystemAllocator:
         """An allocator equal to the one that was saved.
 
         Raises:
+            InvalidState: `state` has not the form of a record, or not these address spaces.
             AllocatorError: as `AddressAllocator.restore` and `IdAllocator.restore`, and
                 OutOfRange as for a new one.
         """
-        physical, pio, gsis, platform_mmio, pci_mmio32, pci_mmio64 = state
+        physical, pio, gsis, *windows = _records.fields(state, 6, "the state of a system")
+        ranges = [Range(*_records.window(window)) for window in windows]
         allocator = cls(
             (),
-            platform_mmio=Range(*platform_mmio),
-            pci_mmio32=Range(*pci_mmio32),
-            pci_mmio64=Range(*pci_mmio64),
-            gsis=GsiAllocator.restore(gsis),
+            platform_mmio=ranges[0],
+            pci_mmio32=ranges[1],
+            pci_mmio64=ranges[2],
+            gsis=GsiAllocator.restore(_records.gsi_state(gsis)),
         )
-        allocator.physical = AddressAllocator.restore(physical)
-        allocator.pio = AddressAllocator.restore(pio)
+        allocator.physical = _restored(physical, allocator.physical.space)
+        allocator.pio = _restored(pio, allocator.pio.space)
         return allocator
 
     def __eq__(self, other: object) -> bool:
@@ -179,6 +185,10 @@ class SystemAllocator:
 
     __hash__ = None  # type: ignore[assignment] # changes, so it cannot be a key
 
+    def __copy__(self) -> Self:
+        """An allocator of its own with the same in use."""
+        return self.restore(self.save())
+
     def __repr__(self) -> str:
         return f"<SystemAllocator {self.physical!r} {self.pio!r} {self.gsis!r}>"
 
@@ -186,6 +196,14 @@ class SystemAllocator:
         """Listings of the physical space and the ports, and the interrupt lines in use."""
         lines = ", ".join(map(str, self.gsis.used())) or "none"
         return f"memory\n{self.physical}\n\nports\n{self.pio}\n\ninterrupts in use: {lines}"
+
+
+def _restored(record: object, space: Range) -> AddressAllocator:
+    """The address space of a record; raises InvalidState if it is not `space`."""
+    restored = AddressAllocator.restore(_records.address_state(record))
+    if restored.space != space:
+        raise InvalidState(str(restored.space), f"the space {space}")
+    return restored
 
 
 def _without(ram: Iterable[Range], window: Range) -> Iterator[Range]:
