@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -16,15 +17,25 @@ from vm_allocator import (
     IdInUse,
     IdState,
     InvalidRange,
+    InvalidSize,
     LastMatch,
     NeverAllocated,
     NoFreeId,
     NoFreeRange,
+    NotAllocated,
+    NotMmio,
     OutOfRange,
     Overlap,
     Range,
+    ReservedOwner,
     SystemAllocator,
 )
+
+WINDOWS = {
+    "platform_mmio": Range(0x1_0000, 0x1_FFFF),
+    "pci_mmio32": Range(0x2_0000, 0x2_FFFF),
+    "pci_mmio64": Range(0x3_0000, 0x3_FFFF),
+}
 
 
 def make_system():
@@ -148,11 +159,8 @@ def test_ram_is_registered_from_the_start():
 
 def test_overlapping_ram_is_refused():
     """Two RAM ranges that share an address are an error."""
-    window = Range(0x10000, 0x1FFFF)
     with pytest.raises(Overlap, match="RAM"):
-        SystemAllocator(
-            [(0, 0x1000), (0xFFF, 1)], platform_mmio=window, pci_mmio32=window, pci_mmio64=window
-        )
+        SystemAllocator([(0, 0x1000), (0xFFF, 1)], **WINDOWS)
 
 
 def test_windows_share_one_map():
@@ -171,11 +179,101 @@ def test_windows_share_one_map():
 
 def test_windows_for_32_bit_addresses_end_below_4_gib():
     """Only the 64-bit PCI window may lie above."""
-    low, high = Range(0xC000_0000, 0xC000_FFFF), Range(0xFFFF_F000, 0x1_0000_0FFF)
-    for windows in ({"platform_mmio": high}, {"pci_mmio32": high}):
-        everywhere = dict.fromkeys(("platform_mmio", "pci_mmio32", "pci_mmio64"), low)
+    high = Range(0xFFFF_F000, 0x1_0000_0FFF)
+    for name in ("platform_mmio", "pci_mmio32"):
         with pytest.raises(OutOfRange, match="0xfffff000-0x100000fff is not inside 0x0-0xffffffff"):
-            SystemAllocator([], **(everywhere | windows))
+            SystemAllocator([], **(WINDOWS | {name: high}))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("platform_mmio", "pci_mmio32"),
+        ("platform_mmio", "pci_mmio64"),
+        ("pci_mmio32", "pci_mmio64"),
+    ],
+)
+def test_windows_do_not_overlap(one, other):
+    """A host bridge would decode what another window's devices are given."""
+    both = Range(WINDOWS[one].start, WINDOWS[other].start)
+    windows = {name: Range.sized(window.start + 0x10_0000, 1) for name, window in WINDOWS.items()}
+    with pytest.raises(Overlap, match=rf"^{both} overlaps {WINDOWS[other]} \({other}\)$"):
+        SystemAllocator([], **(windows | {one: both, other: WINDOWS[other]}))
+
+
+@pytest.mark.parametrize("piece", [(0, 0), (0, -1), (-1, 2), (2**64 - 1, 2)])
+def test_ram_is_made_of_ranges(piece):
+    """A piece without a size or beyond 2^64 is refused."""
+    with pytest.raises((InvalidSize, InvalidRange)):
+        SystemAllocator([piece], **WINDOWS)
+
+
+def test_memory_is_not_given_back_as_mmio():
+    """Neither RAM below a window nor RAM inside one; `physical.free` removes memory."""
+    system = make_system()
+    for start, size in ((0, 0xC000_0000), (0x1_0000_0000, 0x1000_0000), (0x1000, 0x1000)):
+        with pytest.raises(NotMmio, match=r"is not MMIO: it touches .*\(RAM\)$"):
+            system.free_mmio(Range.sized(start, size))
+    assert system == make_system()
+    system.physical.free(Range.sized(0x1_0000_0000, 0x1000_0000))
+    assert system.platform_map().ram == (Range(0, 0xBFFF_FFFF),)
+
+
+def test_what_is_outside_of_the_windows_is_not_given_back_as_mmio():
+    """A fixed device beside the windows, or a range across two of them, is no MMIO of theirs."""
+    system = make_system()
+    ioapic = Range.sized(0xFEC0_0000, 0x1000)
+    system.physical.reserve(ioapic, "IOAPIC")
+    for range_ in (ioapic, Range(0xC000_FFFF, 0xC001_0000)):
+        with pytest.raises(NotMmio, match=f"^{range_} is not MMIO: it is outside of the windows"):
+            system.free_mmio(range_)
+    assert system.physical.find(ioapic.start) is not None
+    with pytest.raises(NotAllocated):
+        system.free_mmio(Range(0xC000_0000, 0xC000_0FFF))
+    with pytest.raises(TypeError, match="is no Range"):
+        system.free_mmio((0xC000_0000, 0xC000_0FFF))
+
+
+@pytest.mark.parametrize("kind", ["platform_mmio", "pci_mmio32", "pci_mmio64", "pio"])
+def test_no_device_is_named_as_memory(kind):
+    """A device of that name would be told to the guest as memory."""
+    system = make_system()
+    with pytest.raises(ReservedOwner, match="no device can be named 'RAM', as guest memory is"):
+        getattr(system, f"allocate_{kind}")(0x1000, owner=RAM)
+    assert system == make_system()
+
+
+def test_what_is_reserved_in_a_pci_window_is_not_on_pci():
+    """The guest is told only of what the host bridge decodes: BARs, and room for more."""
+    system = SystemAllocator([], **WINDOWS)
+    bar = system.allocate_pci_mmio32(0x1000, owner="BAR")
+    system.physical.reserve(Range(0x2_8000, 0x2_8FFF), "fixed")
+    system.allocate_pci_mmio64(0x1_0000, owner="BAR")
+    expected = (Range(0x2_0000, 0x2_7FFF), Range(0x2_9000, 0x2_FFFF))
+    for one in (system, SystemAllocator.restore(system.save()), copy.deepcopy(system)):
+        assert one.platform_map().pci_mmio32 == expected
+        assert one.platform_map().pci_mmio64 == (WINDOWS["pci_mmio64"],)
+    system.free_mmio(bar)
+    assert system.platform_map().pci_mmio32 == expected
+    system.physical.reserve(bar, "fixed, too")
+    assert system.platform_map().pci_mmio32 == (Range(0x2_1000, 0x2_7FFF), expected[1])
+
+
+def test_what_became_of_a_bar_behind_our_back():
+    """`physical` is open to all: memory in the place of a BAR is memory, and can be saved."""
+    system = SystemAllocator([], **WINDOWS)
+    bar = system.allocate_pci_mmio32(0x1000)
+    system.physical.free(bar)
+    system.physical.reserve(bar, RAM)
+    assert system.platform_map().pci_mmio32 == (Range(0x2_1000, 0x2_FFFF),)
+    assert SystemAllocator.restore(system.save()) == system
+
+
+def test_ports_are_aligned():
+    """An alignment is that of the first port."""
+    system = make_system()
+    system.allocate_pio(1)
+    assert system.allocate_pio(8, 8) == Range(8, 15)
 
 
 def test_platform_map_is_what_the_guest_is_told():
@@ -211,7 +309,7 @@ def test_memory_in_the_middle_splits_a_window():
     )
     full = SystemAllocator(
         [(0, 1 << 32)],
-        **dict.fromkeys(("platform_mmio", "pci_mmio32", "pci_mmio64"), Range(0x1000, 0xFFFF)),
+        **WINDOWS,
     )
     assert full.platform_map().pci_mmio32 == ()
 

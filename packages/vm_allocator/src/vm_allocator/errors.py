@@ -10,6 +10,7 @@
     │   ├── InvalidAlignment          not a power of two up to 2^64
     │   ├── UnalignedAddress          an exact address off the alignment asked for
     │   ├── OutOfRange                outside of what this allocator manages
+    │   ├── ReservedOwner             a device by the name of guest memory
     │   └── InvalidState              no record that `save` can have made
     ├── ResourceNotAvailable          correct, but taken
     │   ├── NoFreeRange               no gap takes the size at that alignment
@@ -19,6 +20,7 @@
     └── FreeError                     a release of what is not held; nothing was released
         ├── NotAllocated              no part of the range is in use (a double free, too)
         ├── PartialFree               the range is not exactly one allocated range
+        ├── NotMmio                   memory, or outside of the windows for MMIO
         ├── NeverAllocated            the identifier was never handed out
         └── AlreadyReleased           the identifier was handed out and given back
 
@@ -104,6 +106,17 @@ class OutOfRange(RequestError):
 
     def __str__(self) -> str:
         return f"{self.start:#x}-{self.end:#x} is not inside {self.space}"
+
+
+class ReservedOwner(RequestError):
+    """`owner` is the name of guest memory, which no device can have."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+    def __str__(self) -> str:
+        return f"no device can be named {self.owner!r}, as guest memory is"
 
 
 class InvalidState(RequestError):
@@ -220,6 +233,23 @@ class PartialFree(FreeError):
 
     def __str__(self) -> str:
         return f"{self.range} is not an allocated range; it touches {self.allocation}"
+
+
+class NotMmio(FreeError):
+    """`range` cannot be MMIO that was handed out.
+
+    Attributes:
+        memory: the guest memory that it is or touches; None if it is outside of every window.
+    """
+
+    def __init__(self, range: Range, memory: Allocation | None) -> None:  # noqa: A002
+        super().__init__(range, memory)
+        self.range = range
+        self.memory = memory
+
+    def __str__(self) -> str:
+        why = f"it touches {self.memory}" if self.memory else "it is outside of the windows for it"
+        return f"{self.range} is not MMIO: {why}"
 
 
 class NeverAllocated(FreeError):

@@ -63,6 +63,7 @@ class SystemState(NamedTuple):
         platform_mmio: first and last address of the window.
         pci_mmio32: first and last address of the window.
         pci_mmio64: first and last address of the window.
+        bars: first addresses of what was allocated in the PCI windows, in order.
     """
 
     physical: AddressState
@@ -71,3 +72,4 @@ class SystemState(NamedTuple):
     platform_mmio: tuple[int, int]
     pci_mmio32: tuple[int, int]
     pci_mmio64: tuple[int, int]
+    bars: tuple[int, ...]
