@@ -300,13 +300,19 @@ def test_save_is_plain_and_restore_brings_it_back():
         (((0, 15, ""), (8, 23, "b")), r"0x8-0x17 overlaps 0x0-0xf"),
         (((0x100, 0x100, ""),), r"0x100-0x100 is not inside 0x0-0xff"),
         (((5, 4, ""),), r"0x5-0x4 is no range"),
-        (((-1, 4, ""),), r"-0x1-0x4 is no range"),
+        (((-1, 4, ""),), r"-0x1 to 0x4 is no range"),
     ],
 )
 def test_restore_trusts_nothing(used, message):
     """A record that no allocator can have saved ends in the error of the call that it implies."""
     with pytest.raises(AllocatorError, match=message):
         AddressAllocator.restore(AddressState(0, 0xFF, used))
+
+
+def test_a_space_that_ends_before_it_begins_is_no_range():
+    """The message names what is in the record, not a size that nobody gave."""
+    with pytest.raises(InvalidRange, match=r"^0x5-0x0 is no range"):
+        AddressAllocator.restore([5, 0, []])
 
 
 def test_equal_maps_come_about_in_any_order():

@@ -10,7 +10,9 @@ from vm_allocator import (
     AlreadyReleased,
     ExactMatch,
     IdAllocator,
+    IdOutOfRange,
     InvalidAlignment,
+    InvalidIdRange,
     InvalidRange,
     InvalidSize,
     NeverAllocated,
@@ -52,7 +54,7 @@ CASES = {
         InvalidRange,
         "0xffffffffffffffff-0x10000000000000000 is no range",
     ),
-    "Underflow": (lambda _space, _ids: Range(-1, 1), InvalidRange, "-0x1-0x1 is no range"),
+    "Underflow": (lambda _space, _ids: Range(-1, 1), InvalidRange, "-0x1 to 0x1 is no range"),
     "OutOfRange": (
         lambda space, _ids: space.allocate(2, policy=ExactMatch(0x3F)),
         OutOfRange,
@@ -78,7 +80,22 @@ CASES = {
         NoFreeId,
         "every identifier from 0 to 1 is in use",
     ),
-    "InvalidRange": (lambda _space, _ids: IdAllocator(2, 1), InvalidRange, "0x2-0x1 is no range"),
+    "OutOfRange, below 0": (
+        lambda space, _ids: space.allocate(1, policy=ExactMatch(-4)),
+        OutOfRange,
+        "-0x4 to -0x4 is not inside 0x0-0x3f",
+    ),
+    "OutOfRange, identifiers": (
+        lambda _space, ids: ids.reserve(12),
+        IdOutOfRange,
+        "identifier 12 is not between 0 and 1",
+    ),
+    "InvalidRange": (lambda _space, _ids: Range(2, 1), InvalidRange, "0x2-0x1 is no range"),
+    "InvalidRange, identifiers": (
+        lambda _space, _ids: IdAllocator(12, 11),
+        InvalidIdRange,
+        "there are no identifiers from 12 to 11: ",
+    ),
     "InvalidAlignment": (
         lambda space, _ids: space.allocate(1, 3),
         InvalidAlignment,

@@ -18,6 +18,7 @@ from vm_allocator import (
     FreeError,
     IdAllocator,
     IdInUse,
+    IdOutOfRange,
     LastMatch,
     NeverAllocated,
     NoFreeId,
@@ -274,7 +275,7 @@ class IdModel(RuleBasedStateMachine):
         id_ = self.ids.base + index
         state = self.state.get(id_)
         if state is None or state == "used":
-            with pytest.raises(OutOfRange if state is None else IdInUse):
+            with pytest.raises(IdOutOfRange if state is None else IdInUse):
                 self.ids.reserve(id_)
             return
         self.ids.reserve(id_)
@@ -283,7 +284,7 @@ class IdModel(RuleBasedStateMachine):
     @rule(index=st.integers(-1, IDS))
     def free(self, index):
         id_ = self.ids.base + index
-        errors = {None: OutOfRange, "never": NeverAllocated, "released": AlreadyReleased}
+        errors = {None: IdOutOfRange, "never": NeverAllocated, "released": AlreadyReleased}
         state = self.state.get(id_)
         if state != "used":
             with pytest.raises(errors[state]):

@@ -15,7 +15,9 @@ from vm_allocator import (
     GsiAllocator,
     IdAllocator,
     IdInUse,
+    IdOutOfRange,
     IdState,
+    InvalidIdRange,
     InvalidRange,
     InvalidSize,
     LastMatch,
@@ -69,7 +71,7 @@ def test_id_free_errors_are_distinct():
     """Outside, never handed out, and handed out but given back."""
     ids = IdAllocator(0, 7)
     ids.free(ids.allocate())
-    with pytest.raises(OutOfRange, match="0x8-0x8 is not inside 0x0-0x7"):
+    with pytest.raises(IdOutOfRange, match=r"^identifier 8 is not between 0 and 7$"):
         ids.free(8)
     with pytest.raises(NeverAllocated, match="identifier 1 was never allocated"):
         ids.free(1)
@@ -103,8 +105,8 @@ def test_reserving_again_and_again_leaves_nothing_behind():
     [
         (IdState(0, 7, (1, 1), ()), IdInUse),
         (IdState(0, 7, (1,), (1,)), IdInUse),
-        (IdState(0, 7, (8,), ()), OutOfRange),
-        (IdState(7, 0, (), ()), InvalidRange),
+        (IdState(0, 7, (8,), ()), IdOutOfRange),
+        (IdState(7, 0, (), ()), InvalidIdRange),
     ],
 )
 def test_ids_restore_trusts_nothing(state, error):
@@ -129,9 +131,12 @@ def test_reserving_does_not_search_what_was_released():
 
 
 def test_id_range_must_be_one():
-    """The end may not lie before the base."""
-    with pytest.raises(InvalidRange):
-        IdAllocator(2, 1)
+    """The end may not lie before the base; both are printed as identifiers are, in decimal."""
+    for base, end in [(12, 11), (-1, 3), (0, 2**64)]:
+        with pytest.raises(
+            InvalidIdRange, match=f"^there are no identifiers from {base} to {end}:"
+        ):
+            IdAllocator(base, end)
 
 
 def test_pins_and_msi_gsis_do_not_mix():
@@ -144,9 +149,43 @@ def test_pins_and_msi_gsis_do_not_mix():
     gsis.free(5)
     assert gsis.allocate_pin() == 5
     assert gsis.allocate_msi() == 24
-    for gsi in (4, 4096):
-        with pytest.raises(OutOfRange, match="is not inside 0x5-0xfff"):
+    for gsi in (-1, 4096):
+        with pytest.raises(IdOutOfRange, match=f"identifier {gsi} is not between 0 and 4095"):
             gsis.free(gsi)
+
+
+def test_legacy_pins_are_taken_by_name_alone():
+    """A legacy device holds its pin as any other does, but nobody is handed one by chance."""
+    gsis = GsiAllocator()
+    for pin in range(5):
+        gsis.reserve(pin)
+    with pytest.raises(IdInUse):
+        gsis.reserve(4)
+    gsis.free(4)
+    with pytest.raises(AlreadyReleased):
+        gsis.free(4)
+    assert gsis.allocate_pin() == 5
+    assert gsis.used() == (0, 1, 2, 3, 5)
+    assert GsiAllocator.restore(gsis.save()) == gsis
+    system = SystemAllocator([], **WINDOWS, gsis=gsis)
+    assert system.platform_map().gsis == (0, 1, 2, 3, 5)
+
+
+def test_all_pins_may_be_handed_out():
+    """Without legacy devices the first pin is 0."""
+    gsis = GsiAllocator(first_pin=0)
+    assert (gsis.legacy, gsis.allocate_pin()) == (None, 0)
+    assert GsiAllocator.restore(gsis.save()) == gsis
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [((5, 23, 23), "from 24 to 23"), ((5, 4, 99), "from 5 to 4"), ((-1, 4, 99), "from -1 to 4")],
+)
+def test_pins_and_gsis_must_be_some(lines, message):
+    """No pin, no GSI behind the pins, or less than none."""
+    with pytest.raises(InvalidIdRange, match=message):
+        GsiAllocator(*lines)
 
 
 def test_ram_is_registered_from_the_start():

@@ -32,10 +32,16 @@ def id_state(record: object) -> IdState:
 
 def gsi_state(record: object) -> GsiState:
     """The record of a `GsiAllocator`; raises InvalidState."""
-    pins, msi = map(id_state, fields(record, 2, "the state of interrupt lines"))
+    below, *behind = fields(record, 3, "the state of interrupt lines")
+    legacy = None if below is None else id_state(below)
+    pins, msi = map(id_state, behind)
+    if legacy is not None and legacy.base:
+        raise InvalidState(legacy.base, "the first pin of all, 0")
+    if pins.base != (legacy.end + 1 if legacy is not None else 0):
+        raise InvalidState(pins.base, "the first pin behind the legacy ones")
     if msi.base != pins.end + 1:
         raise InvalidState(msi.base, f"the first GSI behind the pins, {pins.end + 1}")
-    return GsiState(pins, msi)
+    return GsiState(legacy, pins, msi)
 
 
 def window(record: object) -> tuple[int, int]:

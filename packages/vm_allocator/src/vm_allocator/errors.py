@@ -6,10 +6,12 @@
     AllocatorError
     ├── RequestError (ValueError)     a request that no state of the allocator could serve
     │   ├── InvalidRange              start after end, negative, or beyond 2^64 - 1
+    │   │   └── InvalidIdRange        the same of identifiers
     │   ├── InvalidSize               nothing, or less, was asked for
     │   ├── InvalidAlignment          not a power of two up to 2^64
     │   ├── UnalignedAddress          an exact address off the alignment asked for
     │   ├── OutOfRange                outside of what this allocator manages
+    │   │   └── IdOutOfRange          the same of an identifier
     │   ├── ReservedOwner             a device by the name of guest memory
     │   └── InvalidState              no record that `save` can have made
     ├── ResourceNotAvailable          correct, but taken
@@ -24,6 +26,8 @@
         ├── NeverAllocated            the identifier was never handed out
         └── AlreadyReleased           the identifier was handed out and given back
 
+Addresses, sizes and alignments are printed in hexadecimal, identifiers in decimal.
+
 What is no number, no `Range` or no name at all is a `TypeError`, as everywhere in Python.
 
 A call that raises has changed nothing.
@@ -36,6 +40,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vm_allocator.ranges import Allocation, Range
+
+
+def _span(start: int, end: int) -> str:
+    """The numbers as a range is printed; with a sign, a second dash would be one too many."""
+    return f"{start:#x} to {end:#x}" if start < 0 or end < 0 else f"{start:#x}-{end:#x}"
 
 
 class AllocatorError(Exception):
@@ -56,8 +65,18 @@ class InvalidRange(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"{self.start:#x}-{self.end:#x} is no range: it must not start after its end, "
+            f"{_span(self.start, self.end)} is no range: it must not start after its end, "
             "below 0, or end beyond 2^64 - 1"
+        )
+
+
+class InvalidIdRange(InvalidRange):
+    """There can be no identifiers from `start` to `end`."""
+
+    def __str__(self) -> str:
+        return (
+            f"there are no identifiers from {self.start} to {self.end}: the first must not be "
+            "below 0 or above the last, nor the last above 2^64 - 1"
         )
 
 
@@ -105,7 +124,14 @@ class OutOfRange(RequestError):
         self.space = space
 
     def __str__(self) -> str:
-        return f"{self.start:#x}-{self.end:#x} is not inside {self.space}"
+        return f"{_span(self.start, self.end)} is not inside {self.space}"
+
+
+class IdOutOfRange(OutOfRange):
+    """The identifier `start`, which is `end`, too, is none of those in `space`."""
+
+    def __str__(self) -> str:
+        return f"identifier {self.start} is not between {self.space.start} and {self.space.end}"
 
 
 class ReservedOwner(RequestError):

@@ -10,11 +10,12 @@ from vm_allocator import _records
 from vm_allocator.errors import (
     AlreadyReleased,
     IdInUse,
+    IdOutOfRange,
+    InvalidIdRange,
     NeverAllocated,
     NoFreeId,
-    OutOfRange,
 )
-from vm_allocator.ranges import Range
+from vm_allocator.ranges import LAST_ADDRESS, Range
 from vm_allocator.states import IdState
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class IdAllocator:
     Not safe to use from two threads at once: the owner of the allocator locks.
 
     Raises:
-        InvalidRange: `base` is after `end`, or one of them is not in 0..2^64 - 1.
+        InvalidIdRange: `base` is after `end`, or one of them is not in 0..2^64 - 1.
         TypeError: one of them is no whole number.
     """
 
@@ -38,8 +39,11 @@ class IdAllocator:
     __slots__ = ("_next", "_range", "_released", "_released_early", "_stale", "_used")
 
     def __init__(self, base: int, end: int) -> None:
+        base, end = index(base), index(end)
+        if not 0 <= base <= end <= LAST_ADDRESS:
+            raise InvalidIdRange(base, end)
         self._range = Range(base, end)
-        self._next = self._range.start
+        self._next = base
         self._used: set[int] = set()
         self._released: list[int] = []
         self._stale = 0
@@ -92,7 +96,7 @@ class IdAllocator:
         """Hand out exactly `id`.
 
         Raises:
-            OutOfRange: it is not between `base` and `end`.
+            IdOutOfRange: it is not between `base` and `end`.
             IdInUse: it is in use.
             TypeError: it is no whole number.
         """
@@ -116,7 +120,7 @@ class IdAllocator:
         """Take `id` back.
 
         Raises:
-            OutOfRange: it is not between `base` and `end`.
+            IdOutOfRange: it is not between `base` and `end`.
             NeverAllocated: it was never handed out.
             AlreadyReleased: it was handed out and has been taken back since.
             TypeError: it is no whole number.
@@ -143,7 +147,7 @@ class IdAllocator:
     def _checked(self, id: int) -> int:  # noqa: A002 - the plain word
         number = index(id)
         if not self.base <= number <= self.end:
-            raise OutOfRange(number, number, self._range)
+            raise IdOutOfRange(number, number, self._range)
         return number
 
     def used(self) -> tuple[int, ...]:
@@ -161,8 +165,8 @@ class IdAllocator:
 
         Raises:
             InvalidState: `state` has not the form of a record.
-            InvalidRange: `base` is after `end`, or one of them is not in 0..2^64 - 1.
-            OutOfRange: an identifier is not between them.
+            InvalidIdRange: `base` is after `end`, or one of them is not in 0..2^64 - 1.
+            IdOutOfRange: an identifier is not between them.
             IdInUse: one is there twice, or both in use and released.
         """
         base, end, used, released = _records.id_state(state)

@@ -45,10 +45,12 @@ class GsiState(NamedTuple):
     """A `GsiAllocator`.
 
     Attributes:
-        pins: its interrupt pins.
+        legacy: its pins for legacy devices; None if it has none.
+        pins: its other interrupt pins.
         msi: its GSIs for MSI routes.
     """
 
+    legacy: IdState | None
     pins: IdState
     msi: IdState
 

@@ -148,8 +148,7 @@ class DeviceManager:
         self.pio.insert(base, size, device)
 
     def _interrupt_line(self, gsi: int) -> EventFdTrigger:
-        if gsi >= self.allocator.gsis.pins.base:
-            self.allocator.gsis.reserve(gsi)
+        self.allocator.gsis.reserve(gsi)
         trigger = EventFdTrigger()
         self._teardown.callback(trigger.close)
         self._vm.register_irqfd(trigger.fileno(), gsi)
