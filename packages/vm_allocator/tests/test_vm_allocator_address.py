@@ -183,8 +183,9 @@ def test_window_limits_every_policy():
     window = Range(0x100, 0x1FF)
     assert space.allocate(0x10, within=window).start == 0x100
     assert space.allocate(0x10, policy=LastMatch, within=window).end == 0x1FF
-    with pytest.raises(OutOfRange, match="is not inside 0x100-0x1ff"):
-        space.allocate(0x10, policy=ExactMatch(0x200), within=window)
+    for address in (0xF8, 0x1F8, 0x200):
+        with pytest.raises(OutOfRange, match="is not inside 0x100-0x1ff"):
+            space.allocate(0x10, policy=ExactMatch(address), within=window)
     gap = r"the largest gap has 0xe0, 0x110-0x1ef, beside 0x1f0-0x1ff$"
     with pytest.raises(NoFreeRange, match=f"in 0x100-0x1ff: {gap}"):
         space.allocate(0x100, within=window)
@@ -216,6 +217,17 @@ def test_double_free_and_foreign_free_are_errors():
         space.free(taken)
     with pytest.raises(OutOfRange, match="0x1000-0x1000 is not inside 0x0-0xfff"):
         space.free(Range(0x1000, 0x1000))
+    space.reserve(Range(0xFF0, 0xFFF))
+    with pytest.raises(OutOfRange, match="0xff0-0x1000 is not inside 0x0-0xfff"):
+        space.free(Range(0xFF0, 0x1000))
+
+
+def test_the_nearest_in_use_may_be_the_last_address():
+    """The end of the space is as near as any other place."""
+    space = AddressAllocator(0, 0x1000)
+    space.reserve(Range(0xFFF, 0xFFF), "last")
+    with pytest.raises(NotAllocated, match=r"the nearest in use is 0xfff-0xfff \(last\)"):
+        space.free(Range(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +251,10 @@ def test_a_refusal_names_what_is_beside_the_largest_gap():
         space.allocate(0x100)
     assert caught.value.gap == Range(0x20, 0xFF)
     assert caught.value.obstacle == Allocation(Range(0x10, 0x1F), "COM1")
+    for window in (Range(0x20, 0x2F), Range(0, 0xF), Range(0x20, 0xFF)):
+        with pytest.raises(NoFreeRange) as caught:
+            space.allocate(0x101, within=window)
+        assert (caught.value.gap, caught.value.obstacle) == (window, None)
     with pytest.raises(NoFreeRange, match=r"in 0x12-0x13: .* has 0x0, beside 0x10-0x1f \(COM1\)"):
         space.allocate(1, within=Range(0x12, 0x13))
 
@@ -264,6 +280,28 @@ def test_listing_shows_used_and_free_in_order():
     space.reserve(Range(0x10, 0x1F), "COM1")
     assert str(space) == "0x0-0xf  (free)\n0x10-0x1f  COM1\n0x20-0x2f  (free)"
     assert repr(space) == "<AddressAllocator 0x0-0x2f: 1 in use>"
+
+
+def test_a_name_forges_no_line():
+    """What would break a line, or look like a remark of ours, is quoted; no name is a remark."""
+    space = AddressAllocator(0, 4)
+    for owner in ("a\n0x1-0x3  (free)", "(free)", ""):
+        space.allocate(1, owner=owner)
+    assert str(space).splitlines() == [
+        r"0x0-0x0  'a\n0x1-0x3  (free)'",
+        "0x1-0x1  '(free)'",
+        "0x2-0x2  (in use)",
+        "0x3-0x3  (free)",
+    ]
+    assert str(space.find(0)) == r"0x0-0x0 ('a\n0x1-0x3  (free)')"
+
+
+def test_a_name_goes_with_its_range():
+    """Whoever takes the place afterwards without a name has none."""
+    space = AddressAllocator(0, 0x10)
+    space.free(space.allocate(4, owner="gone"))
+    space.allocate(4)
+    assert space.used() == (Allocation(Range(0, 3), ""),)
 
 
 def test_equality_is_space_and_contents():

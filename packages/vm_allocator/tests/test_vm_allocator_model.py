@@ -11,11 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vm_allocator import (
     AddressAllocator,
+    Allocation,
+    AllocatorError,
     AlreadyReleased,
     BestFit,
     ExactMatch,
     FirstMatch,
-    FreeError,
     IdAllocator,
     IdInUse,
     IdOutOfRange,
@@ -23,8 +24,10 @@ from vm_allocator import (
     NeverAllocated,
     NoFreeId,
     NoFreeRange,
+    NotAllocated,
     OutOfRange,
     Overlap,
+    PartialFree,
     Range,
     UnalignedAddress,
     _btree,
@@ -62,6 +65,15 @@ def entries_below(node):
     else:
         for child in node.children:
             yield from entries_below(child)
+
+
+def start_of(one):
+    return one.start
+
+
+def distance(one, other):
+    """How far two ranges that do not overlap are from each other."""
+    return max(one.start - other.end, other.start - one.end)
 
 
 class AddressModel(RuleBasedStateMachine):
@@ -136,29 +148,53 @@ class AddressModel(RuleBasedStateMachine):
                 self.space.allocate(size, alignment, policy, within=within)
             widest = max(self.pieces(window), default=None, key=lambda piece: piece[0])
             assert caught.value.gap == (widest and Range.sized(widest[1], widest[0]))
+            assert caught.value.obstacle == self.beside(caught.value.gap, window)
             return
         taken = self.space.allocate(size, alignment, policy, owner="auto", within=within)
         start = {FirstMatch: found[0], LastMatch: found[-1], BestFit: self.best(found)}[policy]
         assert taken == Range.sized(start, size)
         self.take(taken, "auto")
 
-    @rule(size=sizes, alignment=alignments, place=places)
-    def allocate_exactly(self, size, alignment, place):
+    def beside(self, gap, window):
+        """What ends a gap of a window, or is before it; if it has none, what it begins in."""
+        address = window[0] if gap is None else gap.end + 1
+        if address not in window and gap is not None:
+            address = gap.start - 1
+        return Allocation(*self.cells[address]) if address in window else None
+
+    @rule(
+        size=sizes,
+        alignment=alignments,
+        place=places,
+        first=indices,
+        last=indices,
+        whole=st.booleans(),
+    )
+    def allocate_exactly(self, size, alignment, place, first, last, whole):
         address = self.base + place
-        window = self.cells.keys()
+        within = None if whole else self.window(first, last)
+        window = (
+            range(self.base, self.base + SIZE) if whole else range(within.start, within.end + 1)
+        )
+        obstacle = None
         if address % alignment:
             expected = UnalignedAddress
         elif address not in window or address + size - 1 not in window:
             expected = OutOfRange
         elif not self.fits(address, size, window):
             expected = Overlap
+            cells = (self.cells[one] for one in range(address, address + size))
+            obstacle = Allocation(*next(filter(None, cells)))
         else:
-            taken = self.space.allocate(size, alignment, ExactMatch(address), owner="exact")
+            taken = self.space.allocate(
+                size, alignment, ExactMatch(address), owner="exact", within=within
+            )
             assert taken == Range.sized(address, size)
             self.take(taken, "exact")
             return
-        with pytest.raises(expected):
-            self.space.allocate(size, alignment, ExactMatch(address))
+        with pytest.raises(expected) as caught:
+            self.space.allocate(size, alignment, ExactMatch(address), within=within)
+        assert getattr(caught.value, "obstacle", None) == obstacle
 
     @rule(first=indices, step=st.integers(1, 5), count=st.integers(1, 40))
     def reserve_every_few(self, first, step, count):
@@ -182,8 +218,22 @@ class AddressModel(RuleBasedStateMachine):
         wrong = Range.sized(self.base + start, size) if self.base + start + size <= 2**64 else None
         if wrong is None or wrong in self.live:
             return
-        with pytest.raises((FreeError, OutOfRange)):
+        expected, named = self.why_not_free(wrong)
+        with pytest.raises(AllocatorError) as caught:
             self.space.free(wrong)
+        assert type(caught.value) is expected
+        found = getattr(caught.value, "allocation", None) or getattr(caught.value, "nearest", None)
+        assert found == named
+
+    def why_not_free(self, wrong):
+        """The error of a wrong range, and the range in use that it names."""
+        if not self.space.space.contains(wrong):
+            return OutOfRange, None
+        used = [Allocation(*self.cells[one.start]) for one in sorted(self.live, key=start_of)]
+        touched = [one for one in used if one.range.overlaps(wrong)]
+        if touched:
+            return PartialFree, touched[0]
+        return NotAllocated, min(used, default=None, key=lambda one: distance(one.range, wrong))
 
     @rule()
     def save_and_restore(self):

@@ -22,7 +22,7 @@ from vm_allocator.errors import (
     UnalignedAddress,
 )
 from vm_allocator.policy import BestFit, ExactMatch, FirstMatch, LastMatch
-from vm_allocator.ranges import Range, check_range
+from vm_allocator.ranges import Range, check_range, printed
 from vm_allocator.states import AddressState
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class AddressAllocator:
 
     def __str__(self) -> str:
         """The space as a listing, one line per piece."""
-        pieces = [(one.range.start, one.range, one.owner) for one in self]
-        pieces += [(free.start, free, "(free)") for free in self.free_ranges()]
-        pieces.sort(key=lambda piece: piece[0])
-        return "\n".join(f"{range_}  {text}".rstrip() for _, range_, text in pieces)
+        pieces = [(one.range, printed(one.owner) if one.owner else "(in use)") for one in self]
+        pieces += [(free, "(free)") for free in self.free_ranges()]
+        pieces.sort(key=lambda piece: piece[0].start)
+        return "\n".join(f"{range_}  {text}" for range_, text in pieces)

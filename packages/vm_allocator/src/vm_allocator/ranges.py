@@ -126,4 +126,9 @@ class Allocation:
         return f"Allocation({self._range!r}, {self._owner!r})"
 
     def __str__(self) -> str:
-        return f"{self._range} ({self._owner})" if self._owner else str(self._range)
+        return f"{self._range} ({printed(self._owner)})" if self._owner else str(self._range)
+
+
+def printed(owner: str) -> str:
+    """The name, quoted if it would break the line or pass for a remark in parentheses."""
+    return owner if owner.isprintable() and not owner.startswith("(") else repr(owner)
