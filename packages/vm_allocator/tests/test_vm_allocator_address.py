@@ -157,7 +157,7 @@ def test_exact_match_is_never_rounded():
 @pytest.mark.parametrize("size", [0, -1])
 def test_size_must_be_positive(size):
     """Nothing cannot be allocated."""
-    with pytest.raises(InvalidSize, match=f"cannot allocate {size} addresses"):
+    with pytest.raises(InvalidSize, match=f"cannot allocate {size:#x} addresses"):
         AddressAllocator(0, 16).allocate(size)
     with pytest.raises(InvalidSize):
         AddressAllocator(0, size)
@@ -166,7 +166,7 @@ def test_size_must_be_positive(size):
 @pytest.mark.parametrize("alignment", [0, -1, 3, 0x1001])
 def test_alignment_must_be_a_power_of_two(alignment):
     """Everything else is refused, zero too."""
-    with pytest.raises(InvalidAlignment, match=f"which {alignment} is not"):
+    with pytest.raises(InvalidAlignment, match=f"which {alignment:#x} is not"):
         AddressAllocator(0, 16).allocate(1, alignment)
 
 
@@ -183,8 +183,9 @@ def test_window_limits_every_policy():
     window = Range(0x100, 0x1FF)
     assert space.allocate(0x10, within=window).start == 0x100
     assert space.allocate(0x10, policy=LastMatch, within=window).end == 0x1FF
-    with pytest.raises(OutOfRange, match="is not inside 0x100-0x1ff"):
-        space.allocate(0x10, policy=ExactMatch(0x200), within=window)
+    for address in (0xF8, 0x1F8, 0x200):
+        with pytest.raises(OutOfRange, match="is not inside 0x100-0x1ff"):
+            space.allocate(0x10, policy=ExactMatch(address), within=window)
     gap = r"the largest gap has 0xe0, 0x110-0x1ef, beside 0x1f0-0x1ff$"
     with pytest.raises(NoFreeRange, match=f"in 0x100-0x1ff: {gap}"):
         space.allocate(0x100, within=window)
@@ -216,6 +217,17 @@ def test_double_free_and_foreign_free_are_errors():
         space.free(taken)
     with pytest.raises(OutOfRange, match="0x1000-0x1000 is not inside 0x0-0xfff"):
         space.free(Range(0x1000, 0x1000))
+    space.reserve(Range(0xFF0, 0xFFF))
+    with pytest.raises(OutOfRange, match="0xff0-0x1000 is not inside 0x0-0xfff"):
+        space.free(Range(0xFF0, 0x1000))
+
+
+def test_the_nearest_in_use_may_be_the_last_address():
+    """The end of the space is as near as any other place."""
+    space = AddressAllocator(0, 0x1000)
+    space.reserve(Range(0xFFF, 0xFFF), "last")
+    with pytest.raises(NotAllocated, match=r"the nearest in use is 0xfff-0xfff \(last\)"):
+        space.free(Range(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +251,10 @@ def test_a_refusal_names_what_is_beside_the_largest_gap():
         space.allocate(0x100)
     assert caught.value.gap == Range(0x20, 0xFF)
     assert caught.value.obstacle == Allocation(Range(0x10, 0x1F), "COM1")
+    for window in (Range(0x20, 0x2F), Range(0, 0xF), Range(0x20, 0xFF)):
+        with pytest.raises(NoFreeRange) as caught:
+            space.allocate(0x101, within=window)
+        assert (caught.value.gap, caught.value.obstacle) == (window, None)
     with pytest.raises(NoFreeRange, match=r"in 0x12-0x13: .* has 0x0, beside 0x10-0x1f \(COM1\)"):
         space.allocate(1, within=Range(0x12, 0x13))
 
@@ -264,6 +280,28 @@ def test_listing_shows_used_and_free_in_order():
     space.reserve(Range(0x10, 0x1F), "COM1")
     assert str(space) == "0x0-0xf  (free)\n0x10-0x1f  COM1\n0x20-0x2f  (free)"
     assert repr(space) == "<AddressAllocator 0x0-0x2f: 1 in use>"
+
+
+def test_a_name_forges_no_line():
+    """What would break a line, or look like a remark of ours, is quoted; no name is a remark."""
+    space = AddressAllocator(0, 4)
+    for owner in ("a\n0x1-0x3  (free)", "(free)", ""):
+        space.allocate(1, owner=owner)
+    assert str(space).splitlines() == [
+        r"0x0-0x0  'a\n0x1-0x3  (free)'",
+        "0x1-0x1  '(free)'",
+        "0x2-0x2  (in use)",
+        "0x3-0x3  (free)",
+    ]
+    assert str(space.find(0)) == r"0x0-0x0 ('a\n0x1-0x3  (free)')"
+
+
+def test_a_name_goes_with_its_range():
+    """Whoever takes the place afterwards without a name has none."""
+    space = AddressAllocator(0, 0x10)
+    space.free(space.allocate(4, owner="gone"))
+    space.allocate(4)
+    assert space.used() == (Allocation(Range(0, 3), ""),)
 
 
 def test_equality_is_space_and_contents():
@@ -300,13 +338,19 @@ def test_save_is_plain_and_restore_brings_it_back():
         (((0, 15, ""), (8, 23, "b")), r"0x8-0x17 overlaps 0x0-0xf"),
         (((0x100, 0x100, ""),), r"0x100-0x100 is not inside 0x0-0xff"),
         (((5, 4, ""),), r"0x5-0x4 is no range"),
-        (((-1, 4, ""),), r"-0x1-0x4 is no range"),
+        (((-1, 4, ""),), r"-0x1 to 0x4 is no range"),
     ],
 )
 def test_restore_trusts_nothing(used, message):
     """A record that no allocator can have saved ends in the error of the call that it implies."""
     with pytest.raises(AllocatorError, match=message):
         AddressAllocator.restore(AddressState(0, 0xFF, used))
+
+
+def test_a_space_that_ends_before_it_begins_is_no_range():
+    """The message names what is in the record, not a size that nobody gave."""
+    with pytest.raises(InvalidRange, match=r"^0x5-0x0 is no range"):
+        AddressAllocator.restore([5, 0, []])
 
 
 def test_equal_maps_come_about_in_any_order():

@@ -108,6 +108,36 @@ def test_the_widest_gap_of_a_window_is_not_searched_for_everywhere(steps):
     assert steps(refused) < FEW
 
 
+def test_the_widest_gap_of_a_window_takes_four_nodes_a_level(steps, monkeypatch):
+    """Two at the borders of the window, and beside each one that lies in the window as a whole."""
+    monkeypatch.setattr(_btree, "ORDER", 4)
+    monkeypatch.setattr(_btree, "MINIMUM", 2)
+    tree = space_without_a_whole_page()._map._tree
+    depth, node = 1, tree.root
+    while isinstance(node, _btree.Inner):
+        depth, node = depth + 1, node.children[0]
+    assert depth > 5
+    pieces_of_two_leaves = 2 * _btree.ORDER
+    for first in (0, 1, PAGE, 999 * PAGE):
+        for tail in (2 * GAPS * PAGE, 2 * GAPS * PAGE - 1, 1234 * PAGE):
+            assert tree.widest(first, tail) == 2 * PAGE - 2
+            assert steps(tree.widest, first, tail) <= 4 * depth + pieces_of_two_leaves
+
+
+def test_as_many_pairs_as_nodes_remember_may_be_asked_for_in_turn(steps):
+    """Alignments and windows up to the bound stay known, so none looks at every gap again."""
+    space = space_without_a_whole_page()
+
+    def refused(index):
+        with pytest.raises(NoFreeRange):
+            space.allocate(PAGE, PAGE, BestFit, within=Range(index, space.end - index))
+
+    for index in range(_btree.MAX_FITS):
+        refused(index)
+    for index in range(_btree.MAX_FITS):
+        assert steps(refused, index) < FEW
+
+
 def test_what_nodes_remember_is_bounded():
     """A caller with a new window each time does not make the tree grow."""
     space = space_without_a_whole_page()

@@ -11,19 +11,23 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vm_allocator import (
     AddressAllocator,
+    Allocation,
+    AllocatorError,
     AlreadyReleased,
     BestFit,
     ExactMatch,
     FirstMatch,
-    FreeError,
     IdAllocator,
     IdInUse,
+    IdOutOfRange,
     LastMatch,
     NeverAllocated,
     NoFreeId,
     NoFreeRange,
+    NotAllocated,
     OutOfRange,
     Overlap,
+    PartialFree,
     Range,
     UnalignedAddress,
     _btree,
@@ -61,6 +65,15 @@ def entries_below(node):
     else:
         for child in node.children:
             yield from entries_below(child)
+
+
+def start_of(one):
+    return one.start
+
+
+def distance(one, other):
+    """How far two ranges that do not overlap are from each other."""
+    return max(one.start - other.end, other.start - one.end)
 
 
 class AddressModel(RuleBasedStateMachine):
@@ -135,29 +148,53 @@ class AddressModel(RuleBasedStateMachine):
                 self.space.allocate(size, alignment, policy, within=within)
             widest = max(self.pieces(window), default=None, key=lambda piece: piece[0])
             assert caught.value.gap == (widest and Range.sized(widest[1], widest[0]))
+            assert caught.value.obstacle == self.beside(caught.value.gap, window)
             return
         taken = self.space.allocate(size, alignment, policy, owner="auto", within=within)
         start = {FirstMatch: found[0], LastMatch: found[-1], BestFit: self.best(found)}[policy]
         assert taken == Range.sized(start, size)
         self.take(taken, "auto")
 
-    @rule(size=sizes, alignment=alignments, place=places)
-    def allocate_exactly(self, size, alignment, place):
+    def beside(self, gap, window):
+        """What ends a gap of a window, or is before it; if it has none, what it begins in."""
+        address = window[0] if gap is None else gap.end + 1
+        if address not in window and gap is not None:
+            address = gap.start - 1
+        return Allocation(*self.cells[address]) if address in window else None
+
+    @rule(
+        size=sizes,
+        alignment=alignments,
+        place=places,
+        first=indices,
+        last=indices,
+        whole=st.booleans(),
+    )
+    def allocate_exactly(self, size, alignment, place, first, last, whole):
         address = self.base + place
-        window = self.cells.keys()
+        within = None if whole else self.window(first, last)
+        window = (
+            range(self.base, self.base + SIZE) if whole else range(within.start, within.end + 1)
+        )
+        obstacle = None
         if address % alignment:
             expected = UnalignedAddress
         elif address not in window or address + size - 1 not in window:
             expected = OutOfRange
         elif not self.fits(address, size, window):
             expected = Overlap
+            cells = (self.cells[one] for one in range(address, address + size))
+            obstacle = Allocation(*next(filter(None, cells)))
         else:
-            taken = self.space.allocate(size, alignment, ExactMatch(address), owner="exact")
+            taken = self.space.allocate(
+                size, alignment, ExactMatch(address), owner="exact", within=within
+            )
             assert taken == Range.sized(address, size)
             self.take(taken, "exact")
             return
-        with pytest.raises(expected):
-            self.space.allocate(size, alignment, ExactMatch(address))
+        with pytest.raises(expected) as caught:
+            self.space.allocate(size, alignment, ExactMatch(address), within=within)
+        assert getattr(caught.value, "obstacle", None) == obstacle
 
     @rule(first=indices, step=st.integers(1, 5), count=st.integers(1, 40))
     def reserve_every_few(self, first, step, count):
@@ -181,8 +218,22 @@ class AddressModel(RuleBasedStateMachine):
         wrong = Range.sized(self.base + start, size) if self.base + start + size <= 2**64 else None
         if wrong is None or wrong in self.live:
             return
-        with pytest.raises((FreeError, OutOfRange)):
+        expected, named = self.why_not_free(wrong)
+        with pytest.raises(AllocatorError) as caught:
             self.space.free(wrong)
+        assert type(caught.value) is expected
+        found = getattr(caught.value, "allocation", None) or getattr(caught.value, "nearest", None)
+        assert found == named
+
+    def why_not_free(self, wrong):
+        """The error of a wrong range, and the range in use that it names."""
+        if not self.space.space.contains(wrong):
+            return OutOfRange, None
+        used = [Allocation(*self.cells[one.start]) for one in sorted(self.live, key=start_of)]
+        touched = [one for one in used if one.range.overlaps(wrong)]
+        if touched:
+            return PartialFree, touched[0]
+        return NotAllocated, min(used, default=None, key=lambda one: distance(one.range, wrong))
 
     @rule()
     def save_and_restore(self):
@@ -238,39 +289,52 @@ def test_a_large_tree_stays_in_order(policy):
     assert space.free_ranges() == (space.space,)
 
 
+#: Enough for a heap whose order matters.
+IDS = 24
+
+
 class IdModel(RuleBasedStateMachine):
     """One word per identifier."""
 
-    @initialize(base=st.sampled_from([0, 5, 2**32 - 8, 2**64 - 8]))
+    @initialize(base=st.sampled_from([0, 5, 2**32 - IDS, 2**64 - IDS]))
     def start(self, base):
-        self.ids = IdAllocator(base, base + 7)
-        self.state = dict.fromkeys(range(base, base + 8), "never")
+        self.ids = IdAllocator(base, base + IDS - 1)
+        self.state = dict.fromkeys(range(base, base + IDS), "never")
 
-    @rule()
-    def allocate(self):
-        free = [i for i, state in self.state.items() if state != "used"]
-        if not free:
-            with pytest.raises(NoFreeId):
-                self.ids.allocate()
-            return
-        assert self.ids.allocate() == free[0]
-        self.state[free[0]] = "used"
+    @rule(count=st.integers(1, IDS // 2))
+    def allocate(self, count):
+        for _ in range(count):
+            free = [i for i, state in self.state.items() if state != "used"]
+            if not free:
+                with pytest.raises(NoFreeId):
+                    self.ids.allocate()
+                return
+            assert self.ids.allocate() == free[0]
+            self.state[free[0]] = "used"
 
-    @rule(index=st.integers(-1, 8))
+    @rule(data=st.data(), count=st.integers(1, IDS // 2), verb=st.sampled_from(["free", "reserve"]))
+    def many(self, data, count, verb):
+        """Free some of those in use, or reserve some of those that are not, in any order."""
+        ready = [i for i, state in self.state.items() if (state == "used") == (verb == "free")]
+        for id_ in data.draw(st.permutations(ready))[:count]:
+            getattr(self.ids, verb)(id_)
+            self.state[id_] = "released" if verb == "free" else "used"
+
+    @rule(index=st.integers(-1, IDS))
     def reserve(self, index):
         id_ = self.ids.base + index
         state = self.state.get(id_)
         if state is None or state == "used":
-            with pytest.raises(OutOfRange if state is None else IdInUse):
+            with pytest.raises(IdOutOfRange if state is None else IdInUse):
                 self.ids.reserve(id_)
             return
         self.ids.reserve(id_)
         self.state[id_] = "used"
 
-    @rule(index=st.integers(-1, 8))
+    @rule(index=st.integers(-1, IDS))
     def free(self, index):
         id_ = self.ids.base + index
-        errors = {None: OutOfRange, "never": NeverAllocated, "released": AlreadyReleased}
+        errors = {None: IdOutOfRange, "never": NeverAllocated, "released": AlreadyReleased}
         state = self.state.get(id_)
         if state != "used":
             with pytest.raises(errors[state]):
@@ -293,6 +357,9 @@ class IdModel(RuleBasedStateMachine):
         for id_, state in self.state.items():
             assert self.ids.is_allocated(id_) == (state == "used")
         assert self.ids.used() == tuple(i for i, state in self.state.items() if state == "used")
+        assert len(self.ids._released) - self.ids._stale == sum(
+            state == "released" for i, state in self.state.items() if i < self.ids._next
+        )
         assert self.ids.available == sum(state != "used" for state in self.state.values())
 
 

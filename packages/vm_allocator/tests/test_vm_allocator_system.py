@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -14,17 +15,29 @@ from vm_allocator import (
     GsiAllocator,
     IdAllocator,
     IdInUse,
+    IdOutOfRange,
     IdState,
+    InvalidIdRange,
     InvalidRange,
+    InvalidSize,
     LastMatch,
     NeverAllocated,
     NoFreeId,
     NoFreeRange,
+    NotAllocated,
+    NotMmio,
     OutOfRange,
     Overlap,
     Range,
+    ReservedOwner,
     SystemAllocator,
 )
+
+WINDOWS = {
+    "platform_mmio": Range(0x1_0000, 0x1_FFFF),
+    "pci_mmio32": Range(0x2_0000, 0x2_FFFF),
+    "pci_mmio64": Range(0x3_0000, 0x3_FFFF),
+}
 
 
 def make_system():
@@ -58,7 +71,7 @@ def test_id_free_errors_are_distinct():
     """Outside, never handed out, and handed out but given back."""
     ids = IdAllocator(0, 7)
     ids.free(ids.allocate())
-    with pytest.raises(OutOfRange, match="0x8-0x8 is not inside 0x0-0x7"):
+    with pytest.raises(IdOutOfRange, match=r"^identifier 8 is not between 0 and 7$"):
         ids.free(8)
     with pytest.raises(NeverAllocated, match="identifier 1 was never allocated"):
         ids.free(1)
@@ -92,8 +105,8 @@ def test_reserving_again_and_again_leaves_nothing_behind():
     [
         (IdState(0, 7, (1, 1), ()), IdInUse),
         (IdState(0, 7, (1,), (1,)), IdInUse),
-        (IdState(0, 7, (8,), ()), OutOfRange),
-        (IdState(7, 0, (), ()), InvalidRange),
+        (IdState(0, 7, (8,), ()), IdOutOfRange),
+        (IdState(7, 0, (), ()), InvalidIdRange),
     ],
 )
 def test_ids_restore_trusts_nothing(state, error):
@@ -102,10 +115,28 @@ def test_ids_restore_trusts_nothing(state, error):
         IdAllocator.restore(state)
 
 
+def test_reserving_does_not_search_what_was_released():
+    """Of the heap an entry is only marked, and made anew when more than half of it is."""
+    ids = IdAllocator(0, 999)
+    for id_ in [ids.allocate() for _ in range(1000)]:
+        ids.free(id_)
+    heap = ids._released
+    for id_ in range(500):
+        ids.reserve(id_)
+    assert ids._released is heap
+    assert len(heap) == 1000
+    ids.reserve(500)
+    assert ids._released == list(range(501, 1000))
+    assert ids.allocate() == 501
+
+
 def test_id_range_must_be_one():
-    """The end may not lie before the base."""
-    with pytest.raises(InvalidRange):
-        IdAllocator(2, 1)
+    """The end may not lie before the base; both are printed as identifiers are, in decimal."""
+    for base, end in [(12, 11), (-1, 3), (0, 2**64)]:
+        with pytest.raises(
+            InvalidIdRange, match=f"^there are no identifiers from {base} to {end}:"
+        ):
+            IdAllocator(base, end)
 
 
 def test_pins_and_msi_gsis_do_not_mix():
@@ -118,18 +149,43 @@ def test_pins_and_msi_gsis_do_not_mix():
     gsis.free(5)
     assert gsis.allocate_pin() == 5
     assert gsis.allocate_msi() == 24
-    for gsi in (4, 4096):
-        with pytest.raises(OutOfRange, match="is not inside 0x5-0xfff"):
+    for gsi in (-1, 4096):
+        with pytest.raises(IdOutOfRange, match=f"identifier {gsi} is not between 0 and 4095"):
             gsis.free(gsi)
 
 
-def test_restored_gsis_cannot_be_pin_and_route_at_once():
-    """Where the routes begin is said by where the pins end, not by the record."""
-    pins, msi = GsiAllocator().save()
-    restored = GsiAllocator.restore((pins, msi._replace(base=5)))
-    assert restored == GsiAllocator()
-    with pytest.raises(OutOfRange):
-        GsiAllocator.restore((pins, msi._replace(base=5, used=(23,))))
+def test_legacy_pins_are_taken_by_name_alone():
+    """A legacy device holds its pin as any other does, but nobody is handed one by chance."""
+    gsis = GsiAllocator()
+    for pin in range(5):
+        gsis.reserve(pin)
+    with pytest.raises(IdInUse):
+        gsis.reserve(4)
+    gsis.free(4)
+    with pytest.raises(AlreadyReleased):
+        gsis.free(4)
+    assert gsis.allocate_pin() == 5
+    assert gsis.used() == (0, 1, 2, 3, 5)
+    assert GsiAllocator.restore(gsis.save()) == gsis
+    system = SystemAllocator([], **WINDOWS, gsis=gsis)
+    assert system.platform_map().gsis == (0, 1, 2, 3, 5)
+
+
+def test_all_pins_may_be_handed_out():
+    """Without legacy devices the first pin is 0."""
+    gsis = GsiAllocator(first_pin=0)
+    assert (gsis.legacy, gsis.allocate_pin()) == (None, 0)
+    assert GsiAllocator.restore(gsis.save()) == gsis
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [((5, 23, 23), "from 24 to 23"), ((5, 4, 99), "from 5 to 4"), ((-1, 4, 99), "from -1 to 4")],
+)
+def test_pins_and_gsis_must_be_some(lines, message):
+    """No pin, no GSI behind the pins, or less than none."""
+    with pytest.raises(InvalidIdRange, match=message):
+        GsiAllocator(*lines)
 
 
 def test_ram_is_registered_from_the_start():
@@ -142,11 +198,8 @@ def test_ram_is_registered_from_the_start():
 
 def test_overlapping_ram_is_refused():
     """Two RAM ranges that share an address are an error."""
-    window = Range(0x10000, 0x1FFFF)
     with pytest.raises(Overlap, match="RAM"):
-        SystemAllocator(
-            [(0, 0x1000), (0xFFF, 1)], platform_mmio=window, pci_mmio32=window, pci_mmio64=window
-        )
+        SystemAllocator([(0, 0x1000), (0xFFF, 1)], **WINDOWS)
 
 
 def test_windows_share_one_map():
@@ -165,11 +218,101 @@ def test_windows_share_one_map():
 
 def test_windows_for_32_bit_addresses_end_below_4_gib():
     """Only the 64-bit PCI window may lie above."""
-    low, high = Range(0xC000_0000, 0xC000_FFFF), Range(0xFFFF_F000, 0x1_0000_0FFF)
-    for windows in ({"platform_mmio": high}, {"pci_mmio32": high}):
-        everywhere = dict.fromkeys(("platform_mmio", "pci_mmio32", "pci_mmio64"), low)
+    high = Range(0xFFFF_F000, 0x1_0000_0FFF)
+    for name in ("platform_mmio", "pci_mmio32"):
         with pytest.raises(OutOfRange, match="0xfffff000-0x100000fff is not inside 0x0-0xffffffff"):
-            SystemAllocator([], **(everywhere | windows))
+            SystemAllocator([], **(WINDOWS | {name: high}))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("platform_mmio", "pci_mmio32"),
+        ("platform_mmio", "pci_mmio64"),
+        ("pci_mmio32", "pci_mmio64"),
+    ],
+)
+def test_windows_do_not_overlap(one, other):
+    """A host bridge would decode what another window's devices are given."""
+    both = Range(WINDOWS[one].start, WINDOWS[other].start)
+    windows = {name: Range.sized(window.start + 0x10_0000, 1) for name, window in WINDOWS.items()}
+    with pytest.raises(Overlap, match=rf"^{both} overlaps {WINDOWS[other]} \({other}\)$"):
+        SystemAllocator([], **(windows | {one: both, other: WINDOWS[other]}))
+
+
+@pytest.mark.parametrize("piece", [(0, 0), (0, -1), (-1, 2), (2**64 - 1, 2)])
+def test_ram_is_made_of_ranges(piece):
+    """A piece without a size or beyond 2^64 is refused."""
+    with pytest.raises((InvalidSize, InvalidRange)):
+        SystemAllocator([piece], **WINDOWS)
+
+
+def test_memory_is_not_given_back_as_mmio():
+    """Neither RAM below a window nor RAM inside one; `physical.free` removes memory."""
+    system = make_system()
+    for start, size in ((0, 0xC000_0000), (0x1_0000_0000, 0x1000_0000), (0x1000, 0x1000)):
+        with pytest.raises(NotMmio, match=r"is not MMIO: it touches .*\(RAM\)$"):
+            system.free_mmio(Range.sized(start, size))
+    assert system == make_system()
+    system.physical.free(Range.sized(0x1_0000_0000, 0x1000_0000))
+    assert system.platform_map().ram == (Range(0, 0xBFFF_FFFF),)
+
+
+def test_what_is_outside_of_the_windows_is_not_given_back_as_mmio():
+    """A fixed device beside the windows, or a range across two of them, is no MMIO of theirs."""
+    system = make_system()
+    ioapic = Range.sized(0xFEC0_0000, 0x1000)
+    system.physical.reserve(ioapic, "IOAPIC")
+    for range_ in (ioapic, Range(0xC000_FFFF, 0xC001_0000)):
+        with pytest.raises(NotMmio, match=f"^{range_} is not MMIO: it is outside of the windows"):
+            system.free_mmio(range_)
+    assert system.physical.find(ioapic.start) is not None
+    with pytest.raises(NotAllocated):
+        system.free_mmio(Range(0xC000_0000, 0xC000_0FFF))
+    with pytest.raises(TypeError, match="is no Range"):
+        system.free_mmio((0xC000_0000, 0xC000_0FFF))
+
+
+@pytest.mark.parametrize("kind", ["platform_mmio", "pci_mmio32", "pci_mmio64", "pio"])
+def test_no_device_is_named_as_memory(kind):
+    """A device of that name would be told to the guest as memory."""
+    system = make_system()
+    with pytest.raises(ReservedOwner, match="no device can be named 'RAM', as guest memory is"):
+        getattr(system, f"allocate_{kind}")(0x1000, owner=RAM)
+    assert system == make_system()
+
+
+def test_what_is_reserved_in_a_pci_window_is_not_on_pci():
+    """The guest is told only of what the host bridge decodes: BARs, and room for more."""
+    system = SystemAllocator([], **WINDOWS)
+    bar = system.allocate_pci_mmio32(0x1000, owner="BAR")
+    system.physical.reserve(Range(0x2_8000, 0x2_8FFF), "fixed")
+    system.allocate_pci_mmio64(0x1_0000, owner="BAR")
+    expected = (Range(0x2_0000, 0x2_7FFF), Range(0x2_9000, 0x2_FFFF))
+    for one in (system, SystemAllocator.restore(system.save()), copy.deepcopy(system)):
+        assert one.platform_map().pci_mmio32 == expected
+        assert one.platform_map().pci_mmio64 == (WINDOWS["pci_mmio64"],)
+    system.free_mmio(bar)
+    assert system.platform_map().pci_mmio32 == expected
+    system.physical.reserve(bar, "fixed, too")
+    assert system.platform_map().pci_mmio32 == (Range(0x2_1000, 0x2_7FFF), expected[1])
+
+
+def test_what_became_of_a_bar_behind_our_back():
+    """`physical` is open to all: memory in the place of a BAR is memory, and can be saved."""
+    system = SystemAllocator([], **WINDOWS)
+    bar = system.allocate_pci_mmio32(0x1000)
+    system.physical.free(bar)
+    system.physical.reserve(bar, RAM)
+    assert system.platform_map().pci_mmio32 == (Range(0x2_1000, 0x2_FFFF),)
+    assert SystemAllocator.restore(system.save()) == system
+
+
+def test_ports_are_aligned():
+    """An alignment is that of the first port."""
+    system = make_system()
+    system.allocate_pio(1)
+    assert system.allocate_pio(8, 8) == Range(8, 15)
 
 
 def test_platform_map_is_what_the_guest_is_told():
@@ -205,7 +348,7 @@ def test_memory_in_the_middle_splits_a_window():
     )
     full = SystemAllocator(
         [(0, 1 << 32)],
-        **dict.fromkeys(("platform_mmio", "pci_mmio32", "pci_mmio64"), Range(0x1000, 0xFFFF)),
+        **WINDOWS,
     )
     assert full.platform_map().pci_mmio32 == ()
 

@@ -43,6 +43,8 @@ ORDER = 64
 MINIMUM = ORDER // 2
 #: The key of the entry with which every tree begins: below all others, and never removed.
 HEAD = -1
+#: Behind all addresses: what a window ends at that cuts nothing off.
+BEYOND = 1 << 64
 #: For how many alignments and windows the nodes remember what is usable.
 MAX_FITS = 128
 
@@ -109,6 +111,8 @@ class Leaf:
 
     def widest(self, first: int, tail: int) -> int:
         """As `Tree.widest`."""
+        if first <= self.keys[0] and tail >= BEYOND:
+            return max(self.gaps)
         pieces = zip(self.lows, self.gaps, strict=True)
         return max(usable((1, first, tail), low, gap) for low, gap in pieces)
 
@@ -187,12 +191,22 @@ class Inner:
         return largest
 
     def widest(self, first: int, tail: int) -> int:
-        """As `Tree.widest`."""
+        """As `Tree.widest`.
+
+        Of two children at the borders of the window each is cut on one side only: the right one
+        begins behind `first`. So from there on down at most one child of a node is cut.
+        """
+        if first <= self.keys[0] and tail >= BEYOND:
+            return max(self.gaps)
         left = bisect_right(self.keys, first, 1) - 1
         right = bisect_left(self.keys, tail, 1) - 1
-        borders = {left, right}
-        largest = max(self.children[index].widest(first, tail) for index in borders)
-        return max(largest, max(self.gaps[left + 1 : right], default=0))
+        if left == right:
+            return self.children[left].widest(first, tail)
+        return max(
+            self.children[left].widest(first, BEYOND),
+            self.children[right].widest(first, tail),
+            max(self.gaps[left + 1 : right], default=0),
+        )
 
 
 def _split(node: Node) -> Node:

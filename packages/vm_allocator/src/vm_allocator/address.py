@@ -5,8 +5,10 @@ Knows addresses, sizes and owners' names; does not know what the pieces are for.
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
+from vm_allocator import _records
 from vm_allocator._address_map import AddressMap
 from vm_allocator.errors import (
     FreeError,
@@ -20,7 +22,7 @@ from vm_allocator.errors import (
     UnalignedAddress,
 )
 from vm_allocator.policy import BestFit, ExactMatch, FirstMatch, LastMatch
-from vm_allocator.ranges import Range
+from vm_allocator.ranges import Range, check_range, printed
 from vm_allocator.states import AddressState
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from vm_allocator.policy import Policy
     from vm_allocator.ranges import Allocation
+
+#: Only address 0 is a multiple of it.
+LARGEST_ALIGNMENT = 1 << 64
 
 
 class AddressAllocator:
@@ -39,6 +44,7 @@ class AddressAllocator:
     Raises:
         InvalidSize: `size` is less than 1.
         InvalidRange: the space does not fit into 0..2^64 - 1.
+        TypeError: one of them is no whole number.
     """
 
     __slots__ = ("_map", "_space")
@@ -80,7 +86,7 @@ class AddressAllocator:
 
         Args:
             size: how many.
-            alignment: a power of two that divides the first address.
+            alignment: a power of two, up to 2^64, that divides the first address.
             policy: `FirstMatch`, `LastMatch`, `BestFit`, or ``ExactMatch(address)``.
             owner: a name for messages and listings.
             within: take no address outside of this window; None: the whole space.
@@ -91,11 +97,15 @@ class AddressAllocator:
             OutOfRange: the exact range, or the window, is not inside the space (or window).
             Overlap: part of the exact range is in use.
             NoFreeRange: no free place is large enough.
+            TypeError: an argument is of another type.
         """
+        size, alignment = index(size), index(alignment)
         if size < 1:
             raise InvalidSize(size)
-        if alignment < 1 or alignment & (alignment - 1):
+        if not 1 <= alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
             raise InvalidAlignment(alignment)
+        if not isinstance(owner, str):
+            raise TypeError(f"{owner!r} is no owner's name")
         window = self._space if within is None else self._window(within)
         start = self._place(size, alignment, policy, window)
         if start is None:
@@ -109,7 +119,9 @@ class AddressAllocator:
         Raises:
             OutOfRange: it is not inside the space.
             Overlap: part of it is in use.
+            TypeError: an argument is of another type.
         """
+        check_range(range)
         self.allocate(range.size, policy=ExactMatch(range.start), owner=owner)
 
     def free(self, range: Range) -> None:  # noqa: A002 - the plain word
@@ -119,12 +131,15 @@ class AddressAllocator:
             OutOfRange: it is not inside the space.
             NotAllocated: no part of it is in use.
             PartialFree: it touches a range in use without being it; nothing is released.
+            TypeError: it is no `Range`.
         """
+        check_range(range)
         if not self._map.give_back(range.start, range.end + 1):
             raise self._not_a_range_in_use(range)
 
     def find(self, address: int) -> Allocation | None:
-        """What is in use at `address`, or None."""
+        """What is in use at `address`, or None; raises TypeError for no number."""
+        address = index(address)
         if not self.base <= address <= self.end:
             return None
         return self._map.first_overlap(address, address)
@@ -147,18 +162,19 @@ class AddressAllocator:
         """An allocator equal to the one that was saved.
 
         Raises:
-            InvalidSize, InvalidRange: the space, or a range in use, is none.
+            InvalidState: `state` has not the form of a record.
+            InvalidRange: the space, or a range in use, is none.
             OutOfRange: a range in use is not inside the space.
             Overlap: two ranges in use share an address.
         """
-        base, end, used = state
-        allocator = cls(base, end - base + 1)
+        base, end, used = _records.address_state(state)
+        allocator = cls(base, Range(base, end).size)
         for start, last, owner in used:
             allocator.reserve(Range(start, last), owner)
         return allocator
 
     def _window(self, within: Range) -> Range:
-        if not self._space.contains(within):
+        if not self._space.contains(check_range(within)):
             raise OutOfRange(within.start, within.end, self._space)
         return within
 
@@ -228,7 +244,7 @@ class AddressAllocator:
 
     def __str__(self) -> str:
         """The space as a listing, one line per piece."""
-        pieces = [(one.range.start, one.range, one.owner) for one in self]
-        pieces += [(free.start, free, "(free)") for free in self.free_ranges()]
-        pieces.sort(key=lambda piece: piece[0])
-        return "\n".join(f"{range_}  {text}".rstrip() for _, range_, text in pieces)
+        pieces = [(one.range, printed(one.owner) if one.owner else "(in use)") for one in self]
+        pieces += [(free, "(free)") for free in self.free_ranges()]
+        pieces.sort(key=lambda piece: piece[0].start)
+        return "\n".join(f"{range_}  {text}" for range_, text in pieces)

@@ -6,10 +6,14 @@
     AllocatorError
     ├── RequestError (ValueError)     a request that no state of the allocator could serve
     │   ├── InvalidRange              start after end, negative, or beyond 2^64 - 1
+    │   │   └── InvalidIdRange        the same of identifiers
     │   ├── InvalidSize               nothing, or less, was asked for
-    │   ├── InvalidAlignment          not a power of two
+    │   ├── InvalidAlignment          not a power of two up to 2^64
     │   ├── UnalignedAddress          an exact address off the alignment asked for
-    │   └── OutOfRange                outside of what this allocator manages
+    │   ├── OutOfRange                outside of what this allocator manages
+    │   │   └── IdOutOfRange          the same of an identifier
+    │   ├── ReservedOwner             a device by the name of guest memory
+    │   └── InvalidState              no record that `save` can have made
     ├── ResourceNotAvailable          correct, but taken
     │   ├── NoFreeRange               no gap takes the size at that alignment
     │   ├── Overlap                   the exact range meets one that is in use
@@ -18,18 +22,29 @@
     └── FreeError                     a release of what is not held; nothing was released
         ├── NotAllocated              no part of the range is in use (a double free, too)
         ├── PartialFree               the range is not exactly one allocated range
+        ├── NotMmio                   memory, or outside of the windows for MMIO
         ├── NeverAllocated            the identifier was never handed out
         └── AlreadyReleased           the identifier was handed out and given back
+
+Addresses, sizes and alignments are printed in hexadecimal, identifiers in decimal.
+
+What is no number, no `Range` or no name at all is a `TypeError`, as everywhere in Python.
 
 A call that raises has changed nothing.
 """
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vm_allocator.ranges import Allocation, Range
+
+
+def _span(start: int, end: int) -> str:
+    """The numbers as a range is printed; with a sign, a second dash would be one too many."""
+    return f"{start:#x} to {end:#x}" if start < 0 or end < 0 else f"{start:#x}-{end:#x}"
 
 
 class AllocatorError(Exception):
@@ -50,8 +65,18 @@ class InvalidRange(RequestError):
 
     def __str__(self) -> str:
         return (
-            f"{self.start:#x}-{self.end:#x} is no range: it must not start after its end, "
+            f"{_span(self.start, self.end)} is no range: it must not start after its end, "
             "below 0, or end beyond 2^64 - 1"
+        )
+
+
+class InvalidIdRange(InvalidRange):
+    """There can be no identifiers from `start` to `end`."""
+
+    def __str__(self) -> str:
+        return (
+            f"there are no identifiers from {self.start} to {self.end}: the first must not be "
+            "below 0 or above the last, nor the last above 2^64 - 1"
         )
 
 
@@ -63,18 +88,18 @@ class InvalidSize(RequestError):
         self.size = size
 
     def __str__(self) -> str:
-        return f"cannot allocate {self.size} addresses; the size must be at least 1"
+        return f"cannot allocate {self.size:#x} addresses; the size must be at least 1"
 
 
 class InvalidAlignment(RequestError):
-    """`alignment` is not a power of two."""
+    """`alignment` is not a power of two up to 2^64."""
 
     def __init__(self, alignment: int) -> None:
         super().__init__(alignment)
         self.alignment = alignment
 
     def __str__(self) -> str:
-        return f"an alignment is a power of two, which {self.alignment} is not"
+        return f"an alignment is a power of two up to 2^64, which {self.alignment:#x} is not"
 
 
 class UnalignedAddress(RequestError):
@@ -99,7 +124,37 @@ class OutOfRange(RequestError):
         self.space = space
 
     def __str__(self) -> str:
-        return f"{self.start:#x}-{self.end:#x} is not inside {self.space}"
+        return f"{_span(self.start, self.end)} is not inside {self.space}"
+
+
+class IdOutOfRange(OutOfRange):
+    """The identifier `start`, which is `end`, too, is none of those in `space`."""
+
+    def __str__(self) -> str:
+        return f"identifier {self.start} is not between {self.space.start} and {self.space.end}"
+
+
+class ReservedOwner(RequestError):
+    """`owner` is the name of guest memory, which no device can have."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+    def __str__(self) -> str:
+        return f"no device can be named {self.owner!r}, as guest memory is"
+
+
+class InvalidState(RequestError):
+    """`found`, in a record for `restore`, is not what `expected` describes."""
+
+    def __init__(self, found: object, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found = found
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"the saved state is invalid: {reprlib.repr(self.found)} is not {self.expected}"
 
 
 class ResourceNotAvailable(AllocatorError):
@@ -204,6 +259,23 @@ class PartialFree(FreeError):
 
     def __str__(self) -> str:
         return f"{self.range} is not an allocated range; it touches {self.allocation}"
+
+
+class NotMmio(FreeError):
+    """`range` cannot be MMIO that was handed out.
+
+    Attributes:
+        memory: the guest memory that it is or touches; None if it is outside of every window.
+    """
+
+    def __init__(self, range: Range, memory: Allocation | None) -> None:  # noqa: A002
+        super().__init__(range, memory)
+        self.range = range
+        self.memory = memory
+
+    def __str__(self) -> str:
+        why = f"it touches {self.memory}" if self.memory else "it is outside of the windows for it"
+        return f"{self.range} is not MMIO: {why}"
 
 
 class NeverAllocated(FreeError):

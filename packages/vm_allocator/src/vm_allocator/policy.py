@@ -1,11 +1,12 @@
 """Which of the free places an allocation takes.
 
 With every policy the result depends on the ranges in use alone, never on the order in which
-they came to be.
+they came to be. A copy or a pickle of one of the first three is that very object again.
 """
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ class _FirstMatch:
     def __repr__(self) -> str:
         return "FirstMatch"
 
+    def __reduce__(self) -> str:
+        return "FirstMatch"
+
 
 class _LastMatch:
     """The highest aligned place that is free; allocations pack downward from the end."""
@@ -27,6 +31,9 @@ class _LastMatch:
     __slots__ = ()
 
     def __repr__(self) -> str:
+        return "LastMatch"
+
+    def __reduce__(self) -> str:
         return "LastMatch"
 
 
@@ -42,18 +49,34 @@ class _BestFit:
     def __repr__(self) -> str:
         return "BestFit"
 
+    def __reduce__(self) -> str:
+        return "BestFit"
+
 
 class ExactMatch:
-    """The place at `address`, or none."""
+    """The place at `address`, or none. Immutable and hashable; raises TypeError for no number."""
 
     __match_args__ = ("address",)
-    __slots__ = ("address",)
+    __slots__ = ("_address",)
 
     def __init__(self, address: int) -> None:
-        self.address = address
+        self._address = index(address)
+
+    @property
+    def address(self) -> int:
+        """The first address."""
+        return self._address
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ExactMatch):
+            return NotImplemented
+        return self._address == other._address
+
+    def __hash__(self) -> int:
+        return hash((ExactMatch, self._address))
 
     def __repr__(self) -> str:
-        return f"ExactMatch({self.address:#x})"
+        return f"ExactMatch({self._address:#x})"
 
 
 #: The lowest aligned place that is free.

@@ -6,6 +6,7 @@ out because ``dataclasses`` alone would take most of this package's import budge
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
 from vm_allocator.errors import InvalidRange, InvalidSize
@@ -22,12 +23,14 @@ class Range:
 
     Raises:
         InvalidRange: `start` is after `end`, or one of them is not in 0..2^64 - 1.
+        TypeError: one of them is no whole number.
     """
 
     __match_args__ = ("start", "end")
     __slots__ = ("_end", "_start")
 
     def __init__(self, start: int, end: int) -> None:
+        start, end = index(start), index(end)
         if not 0 <= start <= end <= LAST_ADDRESS:
             raise InvalidRange(start, end)
         self._start = start
@@ -41,6 +44,7 @@ class Range:
             InvalidSize: `size` is less than 1.
             InvalidRange: the range does not fit into 0..2^64 - 1.
         """
+        start, size = index(start), index(size)
         if size < 1:
             raise InvalidSize(size)
         return cls(start, start + size - 1)
@@ -83,6 +87,13 @@ class Range:
         return f"{self._start:#x}-{self._end:#x}"
 
 
+def check_range(value: Range) -> Range:
+    """`value`; raises TypeError if it is no range."""
+    if not isinstance(value, Range):
+        raise TypeError(f"{value!r} is no Range")
+    return value
+
+
 class Allocation:
     """A range in use and the name of its owner. Immutable and hashable."""
 
@@ -115,4 +126,9 @@ class Allocation:
         return f"Allocation({self._range!r}, {self._owner!r})"
 
     def __str__(self) -> str:
-        return f"{self._range} ({self._owner})" if self._owner else str(self._range)
+        return f"{self._range} ({printed(self._owner)})" if self._owner else str(self._range)
+
+
+def printed(owner: str) -> str:
+    """The name, quoted if it would break the line or pass for a remark in parentheses."""
+    return owner if owner.isprintable() and not owner.startswith("(") else repr(owner)

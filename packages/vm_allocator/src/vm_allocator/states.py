@@ -1,8 +1,9 @@
 """What the allocators' `save` returns and `restore` takes: plain numbers and names.
 
 Each record is a tuple with named fields. `restore` also takes the same as lists, as a record comes
-back from JSON. It trusts nothing: every range and identifier is taken as if a caller asked for it,
-so a bad record ends in the error that the call would end in.
+back from JSON. It trusts nothing: what has not the form of a record is `InvalidState`, and every
+range and identifier is taken as if a caller asked for it, so a bad one ends in the error that the
+call would end in.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ class GsiState(NamedTuple):
     """A `GsiAllocator`.
 
     Attributes:
-        pins: its interrupt pins.
+        legacy: its pins for legacy devices; None if it has none.
+        pins: its other interrupt pins.
         msi: its GSIs for MSI routes.
     """
 
+    legacy: IdState | None
     pins: IdState
     msi: IdState
 
@@ -62,6 +65,7 @@ class SystemState(NamedTuple):
         platform_mmio: first and last address of the window.
         pci_mmio32: first and last address of the window.
         pci_mmio64: first and last address of the window.
+        bars: first addresses of what was allocated in the PCI windows, in order.
     """
 
     physical: AddressState
@@ -70,3 +74,4 @@ class SystemState(NamedTuple):
     platform_mmio: tuple[int, int]
     pci_mmio32: tuple[int, int]
     pci_mmio64: tuple[int, int]
+    bars: tuple[int, ...]

@@ -151,8 +151,7 @@ class DeviceManager:
 
     def _add_serial(self, line: SerialLine) -> None:
         base, gsi = _COM[line.number]
-        if gsi >= self.allocator.gsis.pins.base:
-            self.allocator.gsis.reserve(gsi)
+        self.allocator.gsis.reserve(gsi)
         port = serial.Serial(
             self._interrupt_line(gsi),
             line.output,
