@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virtio_devices import _core
-from virtio_devices.queue.state import QueueState, quiet
+from virtio_devices.queue.state import QueueState, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,14 +56,7 @@ class SplitQueue(_core.Ring):
         Raises:
             VirtioUsageError: chains are in flight; give them back, or put them back.
         """
-        return QueueState(
-            packed=False,
-            size=self.size,
-            areas=self.layout.areas,
-            event_idx=self.event_idx,
-            indirect=self.indirect,
-            position=quiet(self),
-        )
+        return state_of(self, self.layout.areas, packed=False)
 
     @classmethod
     def restore(cls, memory: GuestMemory, state: QueueState) -> Self:

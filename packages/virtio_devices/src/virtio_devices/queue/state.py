@@ -92,12 +92,19 @@ class QueueState:
         return f"QueueState({fields})"
 
 
-def quiet(ring: Ring) -> int:
-    """The position of a queue without chains in flight.
+def state_of(ring: Ring, areas: tuple[int, int, int], *, packed: bool) -> QueueState:
+    """The state of a queue without chains in flight.
 
     Raises:
         VirtioUsageError: there are some.
     """
     if ring.in_flight:
         raise VirtioUsageError(f"{len(ring.in_flight)} chains are in flight")
-    return ring.next_avail
+    return QueueState(
+        packed=packed,
+        size=ring.size,
+        areas=areas,
+        event_idx=ring.event_idx,
+        indirect=ring.indirect,
+        position=ring.next_avail,
+    )

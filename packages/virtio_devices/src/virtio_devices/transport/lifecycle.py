@@ -323,6 +323,11 @@ class DeviceLifecycle:
                 self._generation = (self._generation + 1) & 0xFFFF_FFFF
             return now, self._generation
 
+    def read_config(self, offset: int, data: memoryview) -> None:
+        """Fill `data` from `offset` on; zeros follow the configuration space."""
+        size = len(data)
+        data[:] = self.config()[0][offset : offset + size].ljust(size, b"\0")
+
     def write_config(self, offset: int, data: bytes) -> None:
         """Pass the driver's write on if it lies wholly in the configuration space."""
         with self._lock:

@@ -86,7 +86,7 @@ class PciTransport:
         self._places: tuple[tuple[int, int, _Access, _Access], ...] = (
             (registers.COMMON, registers.COMMON_SIZE, self._common.read, self._common.write),
             (registers.ISR, registers.ISR_SIZE, self._read_isr, _drop),
-            (registers.DEVICE, registers.DEVICE_SIZE, self._read_device, self._write_device),
+            (registers.DEVICE, registers.DEVICE_SIZE, self._life.read_config, self._write_device),
             (
                 registers.MSIX_TABLE,
                 registers.MSIX_TABLE_SIZE,
@@ -195,10 +195,6 @@ class PciTransport:
 
     def _read_isr(self, _offset: int, data: memoryview) -> None:
         data[:] = self._interrupts.take_isr().to_bytes(len(data), "little")
-
-    def _read_device(self, offset: int, data: memoryview) -> None:
-        size = len(data)
-        data[:] = self._life.config()[0][offset : offset + size].ljust(size, b"\0")
 
     def _write_device(self, offset: int, data: memoryview) -> None:
         self._life.write_config(offset, bytes(data))
