@@ -12,7 +12,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from kvm_ioctls import IrqRoutingEntry, KvmError
+from kvm_ioctls import IrqChipId, IrqRoutingEntry, KvmError
 from vmm_reference.interrupts import EventFdTrigger
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_IOAPIC = 2
 _IOAPIC_PINS = 24
 _PIC_PINS = 8
-_PICS = 2
+_PICS = (IrqChipId.PIC_MASTER, IrqChipId.PIC_SLAVE)
 
 
 class GsiRoutes:
@@ -38,10 +37,10 @@ class GsiRoutes:
         self._vm = vm
         self._lock = threading.Lock()
         self._fixed = [
-            IrqRoutingEntry.to_irqchip(gsi, _IOAPIC, gsi) for gsi in range(_IOAPIC_PINS)
+            IrqRoutingEntry.to_irqchip(gsi, IrqChipId.IOAPIC, gsi) for gsi in range(_IOAPIC_PINS)
         ] + [
-            IrqRoutingEntry.to_irqchip(gsi, gsi // _PIC_PINS, gsi % _PIC_PINS)
-            for gsi in range(_PICS * _PIC_PINS)
+            IrqRoutingEntry.to_irqchip(gsi, _PICS[gsi // _PIC_PINS], gsi % _PIC_PINS)
+            for gsi in range(len(_PICS) * _PIC_PINS)
         ]
         self._messages: dict[int, IrqRoutingEntry] = {}
 
