@@ -53,8 +53,8 @@ def write_generated_pages(_app: Sphinx) -> None:
     """Write what pages include: the command line's help, and each package's public names."""
     os.environ["COLUMNS"] = "96"
     GENERATED.mkdir(exist_ok=True)
-    cli = importlib.import_module("vmm_reference.cli")
-    (GENERATED / "help.txt").write_text(cli.make_parser().format_help())
+    flags = importlib.import_module("vmm_reference.flags")
+    (GENERATED / "help.txt").write_text(flags.make_parser().format_help())
     (GENERATED / "kvm_requests.md").write_text(kvm_requests.table())
     for package in PACKAGES:
         _import_all(package)

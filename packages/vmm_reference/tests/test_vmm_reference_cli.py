@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm_reference import cli
+from vmm_reference import cli, flags
 from vmm_reference.config import SerialMode
 from vmm_reference.logs import NOTICE, LogSetup
 
@@ -21,7 +21,7 @@ RESET = bytes.fromhex("b0fe e664 f4")
 
 
 def config(*arguments):
-    return cli.config_from_args(cli.make_parser().parse_args(arguments))
+    return flags.config_from_args(flags.make_parser().parse_args(arguments))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_exec_leaves_the_console_out():
 
 def test_every_flag_has_an_example():
     """The help of every flag that takes a value shows how it is used."""
-    for action in cli.make_parser()._actions:
+    for action in flags.make_parser()._actions:
         takes_value = action.option_strings and action.nargs != 0 and action.dest != "help"
         if takes_value:
             assert f"({action.option_strings[-1]} " in action.help, action.option_strings

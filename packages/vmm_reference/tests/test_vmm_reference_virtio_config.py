@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm_reference import cli
+from vmm_reference import flags
 from vmm_reference.errors import OptionError
 from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
 
@@ -27,7 +27,7 @@ disks = st.builds(
 
 
 def config(*arguments):
-    return cli.config_from_args(cli.make_parser().parse_args(arguments))
+    return flags.config_from_args(flags.make_parser().parse_args(arguments))
 
 
 @given(disks)
