@@ -21,6 +21,7 @@ from vmm_reference.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     import os
+    from typing import Self
 
 
 class VmmError(Exception):
@@ -65,6 +66,11 @@ class InputFileError(UsageError):
         self.flag = flag
         self.path = path
         self.reason = reason
+
+    @classmethod
+    def unusable(cls, flag: str, path: str | os.PathLike[str], error: OSError) -> Self:
+        """The error that says of a file what the system said of it."""
+        return cls(flag, path, f"cannot be used: {(error.strerror or str(error)).lower()}")
 
 
 class HostError(VmmError):

@@ -1,12 +1,7 @@
-"""The virtio devices of a machine, as frozen records, each the value of its flag.
-
-The spelling is cloud-hypervisor's. What only the host knows (whether a file is there and can be a
-disk) is checked where the device is made.
-"""
+"""The value of ``--disk``."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,23 +23,6 @@ _DISK_KEYS = (
     "queue_size",
     "image_type",
 )
-
-
-class VirtioTransport(enum.Enum):
-    """The value of ``--virtio-transport``: how the guest reaches its virtio devices."""
-
-    PCI = "pci"
-    """A function of the PCI bus for each."""
-    MMIO = "mmio"
-    """A block of registers for each, which ACPI tells of."""
-
-    @classmethod
-    def parse(cls, text: str, flag: str = "--virtio-transport") -> VirtioTransport:
-        """Read the value of ``--virtio-transport``."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise OptionError(flag, text, "there is: pci, mmio") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +83,6 @@ class DiskConfig:
         if self.serial:
             words.append(f'serial="{self.serial}"')
         return ",".join([*words, f"num_queues={self.num_queues}", f"queue_size={self.queue_size}"])
-
-
-@dataclass(frozen=True, slots=True)
-class RngConfig:
-    """A source of random numbers.
-
-    Attributes:
-        src: where the host's side reads them.
-    """
-
-    src: Path = Path("/dev/urandom")
-
-    @classmethod
-    def parse(cls, text: str, flag: str = "--rng") -> RngConfig:
-        """Read the value of ``--rng``, e.g. ``src=/dev/urandom``."""
-        options = Options(flag, text, ("src",))
-        src = options.string("src")
-        if not src:
-            raise options.bad("a source must be given, e.g. src=/dev/urandom")
-        return cls(Path(src))
-
-    def __str__(self) -> str:
-        return f'src="{self.src}"'
 
 
 def _or_default(given: int | None, default: int) -> int:

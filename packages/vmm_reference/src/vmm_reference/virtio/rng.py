@@ -1,0 +1,53 @@
+"""A source of random numbers out of its configuration, and the file that it reads."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from virtio_devices import DeviceFailed, Rng
+from vmm_reference.errors import InputFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from vmm_reference.virtio_config import RngConfig
+
+
+def make_rng(config: RngConfig, teardown: ExitStack) -> Rng:
+    """Make a source of random numbers.
+
+    Args:
+        config: what it is.
+        teardown: closes its file.
+
+    Raises:
+        InputFileError: the file cannot be read.
+    """
+    path = config.src
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        teardown.callback(os.close, fd)
+        os.read(fd, 1)
+    except OSError as error:
+        raise InputFileError.unusable("--rng", path, error) from error
+    return Rng(_reader(fd, path))
+
+
+def _reader(fd: int, path: Path) -> Callable[[int], bytes]:
+    def read(size: int) -> bytes:
+        parts = []
+        while size:
+            try:
+                part = os.read(fd, size)
+            except OSError as error:
+                raise DeviceFailed(f"cannot read {path}: {error}") from error
+            if not part:
+                raise DeviceFailed(f"{path} has no more random bytes")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    return read
