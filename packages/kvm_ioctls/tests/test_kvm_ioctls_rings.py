@@ -6,10 +6,11 @@ import struct
 import threading
 from mmap import mmap
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvm_ioctls import CoalescedRing, CoalescedWrite, DirtyPage, DirtyRing, Mmio, Pio
+from kvm_ioctls import CoalescedRing, CoalescedWrite, DirtyPage, DirtyRing, Mmio, Pio, _run
 from kvm_ioctls._ffi import ffi
 
 DIRTY, RESET = 1, 2
@@ -71,11 +72,49 @@ def test_coalesced_writes_come_out_as_they_went_in(bursts):
     assert ring.drain() == []
 
 
-def test_a_write_s_layout():
+def test_a_dirty_page_s_layout():
     """The record that Python takes apart is the header's."""
-    places = [ffi.offsetof("struct kvm_coalesced_mmio", name) for name in ("len", "pio", "data")]
-    assert places == [8, 12, 16]
-    assert ffi.sizeof("struct kvm_coalesced_mmio") == 24
+    places = [ffi.offsetof("struct kvm_dirty_gfn", name) for name in ("flags", "slot", "offset")]
+    assert places == [0, 4, 8]
+    assert ffi.sizeof("struct kvm_dirty_gfn") == 16
+
+
+def page_with(write: bytes) -> bytearray:
+    """A ring of one write."""
+    return bytearray(struct.pack("=II", 0, 1) + write).ljust(4096, b"\0")
+
+
+def test_a_write_is_never_longer_than_its_record():
+    """A length that cannot be is as good as the longest that can."""
+    page = page_with(struct.pack("=QII8s", 0x1000, 2**32 - 1, 0, b"abcdefgh"))
+    ring = CoalescedRing(memoryview(page), threading.Lock())
+    assert ring.drain() == [CoalescedWrite(Mmio(0x1000), b"abcdefgh")]
+
+
+def test_a_drain_that_fails_loses_nothing():
+    """The writes are there for the next one, and nothing is left of those that were made."""
+    page = page_with(struct.pack("=QII8s", 0x80, 1, 1, b"a"))
+
+    def no_memory(pio: int, number: int) -> object:
+        raise MemoryError(pio, number)
+
+    with pytest.raises(MemoryError):
+        _run.drain_coalesced(page, CoalescedWrite, no_memory)
+    ring = CoalescedRing(memoryview(page), threading.Lock())
+    assert ring.drain() == [CoalescedWrite(Pio(0x80), b"a")]
+    assert ring.drain() == []
+
+
+def test_what_is_no_ring():
+    """A page that is too short, one that cannot be written, and a class that is no tuple's."""
+    for arguments, error in [
+        ((bytearray(31), CoalescedWrite, Pio), ValueError),
+        ((bytes(4096), CoalescedWrite, Pio), BufferError),
+        ((bytearray(4096), int, Pio), TypeError),
+        ((bytearray(4096), CoalescedWrite), TypeError),
+    ]:
+        with pytest.raises(error):
+            _run.drain_coalesced(*arguments)
 
 
 @settings(deadline=None)

@@ -1,12 +1,9 @@
 /*
- * Reading the rings that the kernel fills.
+ * Reading the rings of dirty pages that the kernel fills.
  *
- * The caller keeps the mappings alive and lets one thread at a time read a ring.  The kernel writes
- * them, not the guest; indices are still checked before they are used.
+ * The caller keeps the mapping alive and lets one thread at a time read a ring.
  */
 #include "_rings.h"
-
-#include <string.h>
 
 /*
  * api.rst, section 8.29: an entry is whole once its flag says DIRTY (acquire), and is given back by
@@ -26,21 +23,5 @@ unsigned kvm_harvest(struct kvm_dirty_gfn *ring, unsigned entries, unsigned star
         __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
         count++;
     }
-    return count;
-}
-
-/* The kernel moves `last` after it has written an entry, and reads `first` before it writes one. */
-unsigned kvm_drain_coalesced(void *page, unsigned size, struct kvm_coalesced_mmio *out)
-{
-    struct kvm_coalesced_mmio_ring *ring = page;
-    const struct kvm_coalesced_mmio *writes = (const void *)(ring + 1);
-    unsigned entries = (size - sizeof *ring) / sizeof *out;
-    unsigned last = __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE) % entries;
-    unsigned first = ring->first % entries;
-    unsigned count = 0;
-
-    for (; first != last; first = (first + 1) % entries)
-        memcpy(&out[count++], &writes[first], sizeof *out);
-    __atomic_store_n(&ring->first, first, __ATOMIC_RELEASE);
     return count;
 }

@@ -5,6 +5,7 @@
  * released; the runner keeps the page alive and VcpuFd the zones' memory, and kvm_runner_close()
  * refuses while a thread is inside.
  */
+#include "_coalesced.h"
 #include "_exits.h"
 #include "_runner.h"
 
@@ -228,6 +229,8 @@ static PyObject *kick_signal(PyObject *module, PyObject *unused)
 static PyMethodDef functions[] = {
     {"ioctl", (PyCFunction)(void (*)(void))system_call, METH_FASTCALL,
      "ioctl(2) with a number or a buffer; -errno if it failed."},
+    {"drain_coalesced", (PyCFunction)(void (*)(void))coalesced_drain, METH_FASTCALL,
+     "The writes in a coalesced ring, which is empty then."},
     {"kick_signal", kick_signal, METH_NOARGS, "The signal that kicks vCPU threads, or -errno."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,16 +1,21 @@
 # What the package uses of its second compiled module: exits, run page, runner.
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 from kvm_ioctls.exits import Exit, IoIn, IoOut, MmioRead, MmioWrite
 
 Buffer: TypeAlias = Any  # typing.Buffer is Python 3.12's
+_Write = TypeVar("_Write", bound=tuple[object, bytes])
 
 BUSY: int
 CLOSED: int
 
 def ioctl(fd: int, request: int, argument: int | Buffer, /) -> int: ...
 def kick_signal() -> int: ...
+def drain_coalesced(
+    page: Buffer, kind: type[_Write], address: Callable[[int, int], object], /
+) -> list[_Write]: ...
 
 class IoExit:
     def __init__(self, port: int, size: int, count: int, data: memoryview) -> None: ...

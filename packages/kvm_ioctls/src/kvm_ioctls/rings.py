@@ -10,6 +10,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from kvm_ioctls import _run
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.addresses import Mmio, Pio
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _BATCH = 512  # pages per call of the harvest
 _ADDRESSES = 1024  # address objects that a coalesced ring keeps
-_WRITE = struct.Struct("=QII8s")  # struct kvm_coalesced_mmio
+_PAGE = struct.Struct("=4xIQ")  # struct kvm_dirty_gfn: flags, slot, offset
 
 
 class RingSetup:
@@ -71,7 +72,8 @@ class DirtyRing:
                 while count == _BATCH:
                     count = lib.kvm_harvest(ring, self._entries, self._next, batch, _BATCH)
                     self._next = (self._next + count) % self._entries
-                    pages += [DirtyPage(batch[i].slot, batch[i].offset) for i in range(count)]
+                    packed = ffi.buffer(batch, count * _PAGE.size)
+                    pages += map(DirtyPage._make, _PAGE.iter_unpack(packed))
             finally:
                 ffi.release(ring)
         return pages
@@ -113,22 +115,12 @@ class CoalescedRing:
     def __init__(self, page: memoryview, lock: threading.Lock) -> None:
         self._page = page
         self._lock = lock
-        self._batch = ffi.new("struct kvm_coalesced_mmio[]", len(page) // _WRITE.size)
         self._addresses: dict[tuple[int, int], Pio | Mmio] = {}
 
     def drain(self) -> list[CoalescedWrite]:
         """The writes since the last call, oldest first."""
         with self._lock:
-            ring = ffi.from_buffer("char[]", self._page)
-            try:
-                count = lib.kvm_drain_coalesced(ring, len(self._page), self._batch)
-            finally:
-                ffi.release(ring)
-            packed = bytes(ffi.buffer(self._batch, count * _WRITE.size))
-        return [
-            CoalescedWrite(self._address(pio, address), data[:length])
-            for address, length, pio, data in _WRITE.iter_unpack(packed)
-        ]
+            return _run.drain_coalesced(self._page, CoalescedWrite, self._address)
 
     def _address(self, pio: int, address: int) -> Pio | Mmio:
         """The address object; those of the last batches are used again."""
