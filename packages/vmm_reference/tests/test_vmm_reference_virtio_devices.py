@@ -165,6 +165,12 @@ def test_everything_that_a_device_writes_is_told(device_memory, told, tmp_path):
     assert device_memory.read(0x200, 2) == b"\5\6"
 
 
+def test_what_c_code_writes_is_told(device_memory, told):
+    """By the method that virtio_devices looks for."""
+    device_memory.wrote(0x800, 512)
+    assert told == [(0x800, 512)]
+
+
 def test_failed_reads_are_told_too(device_memory, told):
     """Some of it may have been written."""
     with pytest.raises(OSError, match="descriptor"):

@@ -2,6 +2,12 @@
 
 A device offers features, a configuration space and queues, and processes requests. It does
 not know how a driver reaches its registers, nor which kind of ring a queue has.
+
+The memory that a device works on may have a method `wrote(address, size)`. Then everything that
+goes into a chain's buffers is told: what Python writes goes through the memory's own methods, which
+see it anyway; for what C code of this package writes by itself, `wrote` is called, after the bytes
+are there and before the driver can see that their chain was given back. Fields of rings are not
+told. The method may be called often, must not fail, and is looked up when a queue is made.
 """
 
 from __future__ import annotations

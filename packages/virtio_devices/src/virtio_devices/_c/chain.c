@@ -129,10 +129,10 @@ static int take_size(Stream *stream, PyObject *object, uint64_t *size)
     return -1;
 }
 
-/* The next piece, at most `size` bytes, of a stream that has as many left. */
-static Buffer next_piece(Chain *chain, Stream *stream, uint64_t size)
+Buffer chain_next(const Chain *chain, Stream *stream, uint64_t size)
 {
-    Buffer *buffer = &chain->buffers[stream->index], piece;
+    const Buffer *buffer = &chain->buffers[stream->index];
+    Buffer piece;
 
     while (stream->offset == buffer->size) {
         buffer = &chain->buffers[++stream->index];
@@ -162,7 +162,7 @@ static PyObject *view_spans(StreamView *self, PyObject *object)
         return NULL;
     spans = PyList_New(0);
     while (spans && size) {
-        Buffer piece = next_piece(self->chain, stream, size);
+        Buffer piece = chain_next(self->chain, stream, size);
         PyObject *span = piece_tuple(piece);
         if (span == NULL || PyList_Append(spans, span) < 0)
             Py_CLEAR(spans);
@@ -194,7 +194,7 @@ static PyObject *reader_read(StreamView *self, PyObject *object)
     if (take_size(stream, object, &size) < 0)
         return NULL;
     while (size) {
-        Buffer piece = next_piece(self->chain, stream, size);
+        Buffer piece = chain_next(self->chain, stream, size);
         PyObject *bytes = read_piece(self->chain->memory, piece), *both = bytes;
         if (result && bytes) {
             both = PySequence_Concat(result, bytes);
@@ -256,7 +256,7 @@ static PyObject *writer_write(StreamView *self, PyObject *data)
     }
     result = take_size(stream, size_object, &size);
     while (result == 0 && done < size) {
-        Buffer piece = next_piece(self->chain, stream, size - done);
+        Buffer piece = chain_next(self->chain, stream, size - done);
         result = write_piece(self->chain->memory, piece, bytes, done);
         done += piece.size;
     }

@@ -6,7 +6,8 @@
  *
  * What keeps host addresses good: everything here holds the GIL from the look whether a region is
  * closed to the last access, and closing one needs the GIL (vm_memory.table says so). A queue
- * therefore borrows nothing, and memory may be closed under an idle one.
+ * therefore borrows nothing, and memory may be closed under an idle one. What gives the GIL up in
+ * between borrows the regions for that time (pieces.c).
  */
 #ifndef VIRTIO_DEVICES_CORE_H
 #define VIRTIO_DEVICES_CORE_H
@@ -16,6 +17,7 @@
 #include <endian.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/uio.h>
 
 /* guest.c: guest memory by its region table. */
 
@@ -32,6 +34,7 @@ typedef struct {
     Py_ssize_t count;
     Row *recent; /* the row that was found last: accesses come in runs */
     Row *open;   /* the row that was last seen to be open during this call, or NULL */
+    PyObject *wrote; /* the memory's method of that name, or NULL */
     unsigned page_shift;
 } Guest;
 
@@ -67,6 +70,11 @@ static inline void guest_mark(const Guest *guest, const Row *row, uint64_t offse
         __atomic_fetch_or(&row->bitmap[page / 64], UINT64_C(1) << page % 64, __ATOMIC_RELEASE);
 }
 
+/* Mark bytes that C code has written into buffers, and tell the memory of them, if it listens
+ * (virtio_devices.device says why): to be called before the chain is given back. The listener is
+ * Python, so only borrowed regions are open for sure afterwards. 0, or -1 with its error. */
+int guest_wrote(Guest *guest, uint64_t address, uint64_t size);
+
 /* chain.c: a request, and the two streams of its bytes. */
 
 typedef struct {
@@ -100,6 +108,28 @@ typedef struct {
 } Walk;
 
 Chain *chain_new(PyObject *memory, const Walk *walk, const Buffer *buffers);
+/* The next piece, at most `size` bytes, of a stream that has as many left. */
+Buffer chain_next(const Chain *chain, Stream *stream, uint64_t size);
+
+/* pieces.c: parts of chains as host memory that stays where it is without the GIL. */
+
+enum { MAX_PIECES = 512, MAX_BORROWED = 8 };
+
+typedef struct {
+    Guest *guest;
+    unsigned count, borrowed;
+    struct iovec vector[MAX_PIECES];
+    Row *rows[MAX_BORROWED]; /* whose regions are borrowed, by these views: */
+    PyObject *views[MAX_BORROWED];
+} Pieces;
+
+void pieces_begin(Pieces *pieces, Guest *guest);
+void pieces_end(Pieces *pieces);
+/* Append the next `size` bytes, which the stream has left: 1; no room for all of them: 0; a region
+ * is closed: -1 with an error. Nothing is taken unless all is. */
+int pieces_take(Pieces *pieces, Chain *chain, int stream, uint64_t size);
+/* guest_wrote for the first `size` bytes of a stream as it was before they were taken. */
+int chain_wrote(Guest *guest, Chain *chain, Stream from, uint64_t size);
 
 /* ring.c: what both formats have in common. */
 
@@ -160,6 +190,16 @@ extern const Format split_format, packed_format;
 int ring_enter(Ring *ring);
 /* How many heads there are: the length of `held`. */
 uint32_t ring_heads(const Ring *ring);
+
+/* transfer.c: from the driver and back; between ring_enter and the last of these no Python runs,
+ * except for an error's sake. */
+
+/* The next chain, a reference for the caller: 1, none: 0, an error: -1. */
+int ring_take(Ring *ring, Chain **chain);
+/* Make the chain that was taken last available again: 1; it is another one: 0. */
+int ring_untake(Ring *ring, Chain *chain);
+/* Write the used element of a chain in flight; `publish` is the caller's. */
+void ring_give(Ring *ring, Chain *chain, uint32_t length);
 
 /* transfer.c: methods. */
 PyObject *ring_pop(Ring *self, PyObject *ignored);
@@ -253,7 +293,7 @@ int to_u64(PyObject *object, uint64_t *value);
 PyObject *raise_error(const char *name, const char *arguments, ...);
 
 /* module.c: attributes that are looked up often. */
-extern PyObject *name_closed, *name_read, *name_write;
+extern PyObject *name_closed, *name_read, *name_slot_memory, *name_write;
 
 extern PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type;
 extern PyType_Spec Chain_Spec, Reader_Spec, Writer_Spec, Ring_Spec;

@@ -34,6 +34,16 @@ static int read_rows(Guest *guest, const uint64_t *words, Py_ssize_t size)
     return 0;
 }
 
+/* The listener to what is written, if there is one; -1 with another error than its absence. */
+static int find_listener(Guest *guest, PyObject *memory)
+{
+    guest->wrote = PyObject_GetAttrString(memory, "wrote");
+    if (guest->wrote == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
 int guest_open(Guest *guest, PyObject *memory)
 {
     PyObject *table = PyObject_GetAttrString(memory, "table");
@@ -41,6 +51,8 @@ int guest_open(Guest *guest, PyObject *memory)
     int result;
 
     guest->memory = Py_NewRef(memory);
+    if (table && find_listener(guest, memory) < 0)
+        Py_CLEAR(table);
     guest->regions = table ? PyObject_GetAttrString(memory, "regions") : NULL;
     if (guest->regions == NULL || PyObject_GetBuffer(table, &view, PyBUF_SIMPLE) < 0) {
         Py_XDECREF(table);
@@ -55,6 +67,7 @@ int guest_open(Guest *guest, PyObject *memory)
 void guest_release(Guest *guest)
 {
     PyMem_Free(guest->rows);
+    Py_XDECREF(guest->wrote);
     Py_XDECREF(guest->regions);
     Py_XDECREF(guest->memory);
 }
@@ -131,4 +144,28 @@ int guest_read(Guest *guest, uint64_t address, void *to, size_t size)
     }
     __asm__ volatile("" ::: "memory"); /* the copy is what is used from here on */
     return 0;
+}
+
+static int tell(const Guest *guest, uint64_t address, uint64_t size)
+{
+    PyObject *result = PyObject_CallFunction(guest->wrote, "KK", (unsigned long long)address,
+                                             (unsigned long long)size);
+
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+int guest_wrote(Guest *guest, uint64_t address, uint64_t size)
+{
+    uint64_t first = address, left = size;
+
+    while (left) {
+        Row *row = guest_find(guest, first);
+        uint64_t offset = first - row->start;
+        uint64_t part = row->size - offset < left ? row->size - offset : left;
+        guest_mark(guest, row, offset, part);
+        first += part;
+        left -= part;
+    }
+    return size && guest->wrote ? tell(guest, address, size) : 0;
 }

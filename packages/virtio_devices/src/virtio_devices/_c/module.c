@@ -4,7 +4,7 @@
 #include "core.h"
 
 PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type;
-PyObject *name_closed, *name_read, *name_write;
+PyObject *name_closed, *name_read, *name_slot_memory, *name_write;
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
 {
@@ -16,8 +16,9 @@ static int make_names(void)
 {
     name_closed = PyUnicode_InternFromString("closed");
     name_read = PyUnicode_InternFromString("read");
+    name_slot_memory = PyUnicode_InternFromString("slot_memory");
     name_write = PyUnicode_InternFromString("write");
-    return name_closed && name_read && name_write ? 0 : -1;
+    return name_closed && name_read && name_slot_memory && name_write ? 0 : -1;
 }
 
 static struct PyModuleDef definition = {

@@ -8,8 +8,7 @@
 
 /* From the driver */
 
-/* The next chain: 1, none: 0, an error: -1. The reference is the caller's. */
-static int take(Ring *self, Chain **chain)
+int ring_take(Ring *self, Chain **chain)
 {
     Walk walk;
     int found = self->format->walk(self, &walk);
@@ -32,7 +31,7 @@ PyObject *ring_pop(Ring *self, PyObject *Py_UNUSED(ignored))
     int found = ring_enter(self);
 
     if (found > 0)
-        found = take(self, &chain);
+        found = ring_take(self, &chain);
     if (found > 0)
         return (PyObject *)chain;
     return found < 0 ? NULL : Py_NewRef(Py_None);
@@ -71,7 +70,7 @@ PyObject *ring_pop_batch(Ring *self, PyObject *object)
 
     while (found > 0 && count < limit) {
         Chain *chain;
-        found = take(self, &chain);
+        found = ring_take(self, &chain);
         if (found <= 0)
             break;
         if (PyList_Append(chains, (PyObject *)chain) < 0)
@@ -103,6 +102,16 @@ static void let_go(Ring *self, Chain *chain)
     self->held_count--;
 }
 
+int ring_untake(Ring *self, Chain *chain)
+{
+    if (self->format->advance(self, chain->position, chain->entries) != self->next_avail)
+        return 0;
+    let_go(self, chain);
+    self->next_avail = chain->position;
+    Py_DECREF((PyObject *)chain);
+    return 1;
+}
+
 PyObject *ring_put_back(Ring *self, PyObject *object)
 {
     Chain *chain = (Chain *)object;
@@ -110,14 +119,10 @@ PyObject *ring_put_back(Ring *self, PyObject *object)
 
     if (held < 0)
         return NULL;
-    if (!held
-        || self->format->advance(self, chain->position, chain->entries) != self->next_avail)
+    if (!held || !ring_untake(self, chain))
         return raise_error("VirtioUsageError", "(N)",
                            PyUnicode_FromFormat("the chain of head %u was not taken last",
                                                 (unsigned)chain->head));
-    let_go(self, chain);
-    self->next_avail = chain->position;
-    Py_DECREF(object);
     Py_RETURN_NONE;
 }
 
@@ -160,7 +165,7 @@ static void use(Ring *self, uint32_t head, uint32_t length, uint32_t entries)
         self->added += entries;
 }
 
-static void give(Ring *self, Chain *chain, uint32_t length)
+void ring_give(Ring *self, Chain *chain, uint32_t length)
 {
     let_go(self, chain);
     use(self, chain->head, length, chain->entries);
@@ -182,7 +187,7 @@ PyObject *ring_add_used(Ring *self, PyObject *const *args, Py_ssize_t count)
     if (running < 0)
         return NULL;
     if (running) {
-        give(self, (Chain *)args[0], length);
+        ring_give(self, (Chain *)args[0], length);
         self->format->publish(self);
     }
     Py_RETURN_NONE;
@@ -222,7 +227,7 @@ static int give_batch(Ring *self, PyObject *list, uint32_t *lengths)
     if (running <= 0)
         return running;
     for (Py_ssize_t i = 0; i < count; i++)
-        give(self, chain_at(list, i), lengths[i]);
+        ring_give(self, chain_at(list, i), lengths[i]);
     if (count)
         self->format->publish(self);
     return 0;

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class DeviceMemory(GuestMemory):
     """The same regions as another map, with a listener for what is written through this one.
 
-    Integers that are stored (`store`) are fields of rings, never code, and not told.
+    Integers that are stored (`store`) are fields of rings, never code, and not told. What C code of
+    `virtio_devices` writes past these methods arrives by `wrote` (`virtio_devices.device`).
     """
 
     __slots__ = ("_tell",)
@@ -42,6 +43,10 @@ class DeviceMemory(GuestMemory):
         told = cls(memory.regions)
         told._tell = tell
         return told
+
+    def wrote(self, address: int, size: int) -> None:
+        """Hear of bytes that somebody else has written."""
+        self._tell(address, size)
 
     def write(self, address: int, data: Buffer) -> None:
         """As `GuestMemory.write`."""
