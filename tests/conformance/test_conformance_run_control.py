@@ -9,7 +9,7 @@ import time
 import guests
 import pytest
 
-from kvm_ioctls import Hlt, Interrupted, IoOut
+from kvm_ioctls import Hlt, Interrupted, IoOut, Kicker
 
 
 class Later:
@@ -72,24 +72,27 @@ def test_a_kick_before_run_is_not_lost_and_counts_once(machine):
     assert isinstance(machine.run(), Hlt)
 
 
-def test_every_kick_is_answered_once(machine):
-    """Kicks that race with exits: each one gives exactly one Interrupted, none is lost.
+@pytest.mark.parametrize("guest", ["OUT_FOREVER", "SPIN"])
+def test_every_kick_is_answered_once(machine, guest):
+    """Kicks that race with exits or end a loop: each gives exactly one Interrupted, none is lost.
 
     The wrong behaviour would be a wait that never ends, or more interruptions than kicks.
     """
-    machine.real_mode(guests.OUT_FOREVER)
-    rounds, seen = 100, 0
+    machine.real_mode(getattr(guests, guest))
+    rounds, seen = 1000, 0
     answered = threading.Event()
+    kicks = Kicker(machine.vcpu)
 
     def kick_and_wait() -> None:
         for _ in range(rounds):
             answered.clear()
-            machine.vcpu.kick()
+            assert kicks.kick()
             assert answered.wait(5)
+        machine.vcpu.kick()  # a guest that never leaves has to be left for good
 
     kicker = threading.Thread(target=kick_and_wait)
     kicker.start()
-    while kicker.is_alive():
+    while seen < rounds + 1:
         match machine.run():
             case Interrupted():
                 seen += 1
@@ -97,7 +100,15 @@ def test_every_kick_is_answered_once(machine):
             case IoOut():
                 pass
     kicker.join()
-    assert seen == rounds
+    machine.real_mode(guests.HLT_THEN_OUT)
+    assert isinstance(machine.run(), Hlt)
+
+
+def test_a_kicker_outlives_its_vcpu(machine):
+    """It says that there is nothing left to stop."""
+    kicks = Kicker(machine.vcpu)
+    machine.vcpu.close()
+    assert not kicks.kick()
 
 
 def test_a_signal_to_the_thread_interrupts_the_guest(machine):

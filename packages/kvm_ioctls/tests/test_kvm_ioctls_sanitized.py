@@ -16,7 +16,7 @@ import kvm_ioctls
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "src" / "kvm_ioctls"
 C_FILES = ("_coalesced", "_exits", "_run", "_runner", "_zones")
-USERS = ("exits", "kvm", "rings", "zones", "requests", "state")
+USERS = ("exits", "kicker", "kvm", "rings", "zones", "requests", "state")
 
 
 def library(name: str) -> str:

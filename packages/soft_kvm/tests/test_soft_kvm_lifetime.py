@@ -13,6 +13,7 @@ import pytest
 from kvm_ioctls import (
     Interrupted,
     IoOut,
+    Kicker,
     KvmClosedError,
     KvmError,
     MpState,
@@ -57,6 +58,30 @@ def test_closing_in_the_middle_of_an_exit(parts):
     parts["vcpu"].close()
     parts["vm"].close()
     parts["memory"].close()
+
+
+def test_kicking_while_it_is_closed():
+    """A kick reaches a vCPU that is open or says that it is closed.
+
+    The wrong behaviour was a kick of a vCPU that had just been freed.
+    """
+    for _ in range(50):
+        with Kvm().create_vm() as vm:
+            vcpu = vm.create_vcpu(0)
+            kicker, first, answers = Kicker(vcpu), threading.Event(), []
+
+            def kick(kicker=kicker, first=first, answers=answers) -> None:
+                while not answers or answers[-1]:
+                    answers.append(kicker.kick())
+                    first.set()
+
+            thread = threading.Thread(target=kick)
+            thread.start()
+            assert first.wait(5)
+            vcpu.close()
+            thread.join(5)
+            assert answers[0]
+            assert not answers[-1]
 
 
 def test_what_is_closed_says_so(parts):

@@ -71,6 +71,7 @@ from kvm_ioctls.exits.foreign import (
 )
 from kvm_ioctls.flags import ClockFlag, GuestDebug, GuestMemfdFlag, MemoryFlag, MsrExitReason
 from kvm_ioctls.guest_memfd import GuestMemfd
+from kvm_ioctls.kicker import Kicker
 from kvm_ioctls.msr_filter import MsrFilterRange
 from kvm_ioctls.protocols import Hypervisor, IoEventAddress, Vcpu, Vm
 from kvm_ioctls.rings import CoalescedRing, CoalescedWrite, DirtyPage, DirtyRing
@@ -176,6 +177,7 @@ __all__ = [
     "IrqRoutingMsi",
     "IrqRoutingXenEvtchn",
     "IrqWindowOpen",
+    "Kicker",
     "Kvm",
     "KvmClosedError",
     "KvmError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import threading
 import warnings
 from typing import TYPE_CHECKING, Self
 
@@ -57,6 +58,9 @@ class VcpuFd:
         self.run_page = RunPage(self._mapping)
         self._machine = machine
         self._busy = False
+        # A kick from another thread must not reach a vCPU that is being freed. A signal's handler
+        # may kick while its own thread closes or kicks: hence reentrant.
+        self._closing = threading.RLock()
         error = ffi.new("int *")
         # The mapping outlives the C object: close() frees that first.
         run = address(self.run_page.raw)
@@ -102,9 +106,10 @@ class VcpuFd:
 
     def kick(self) -> None:
         """Ends the current `run()`, or else the next one, with `Interrupted`; from any thread."""
-        self._open()
-        self.run_page.immediate_exit = True
-        lib.sk_vcpu_kick(self._vcpu)
+        with self._closing:
+            vcpu = self._open()
+            self.run_page.immediate_exit = True
+            lib.sk_vcpu_kick(vcpu)
 
     @property
     def immediate_exit(self) -> bool:
@@ -285,12 +290,13 @@ class VcpuFd:
         Raises:
             VcpuBusyError: another thread is inside `run()`; `kick()` it first.
         """
-        if self._vcpu is None:
-            return
-        if self._busy:
-            raise VcpuBusyError
-        lib.sk_vcpu_free(self._vcpu)
-        self._vcpu = None
+        with self._closing:
+            if self._busy:
+                raise VcpuBusyError
+            vcpu, self._vcpu = self._vcpu, None
+            if vcpu is None:
+                return
+            lib.sk_vcpu_free(vcpu)
         self.run_page.release()
         self._mapping.close()
         self._machine.drop()

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvm_ioctls import Dtable, Regs, Segment
+from kvm_ioctls import Dtable, Kicker, Regs, Segment
 from kvm_ioctls.exits import Hlt, InternalError, Interrupted, IoOut, Shutdown
 from vmm_reference import probe_guest as guest
 from vmm_reference.arch.x86_64 import layout
@@ -128,7 +128,8 @@ def _segment(selector: int, *, type: int, l: int, db: int) -> Segment:  # noqa: 
 def _run_guarded(vcpu: Vcpu, timeout_ns: int) -> Exit:
     """Run until the guest exits, or until it is kicked because its time is up."""
     deadline = time.monotonic_ns() + timeout_ns
-    guard = threading.Timer(timeout_ns / 1e9, vcpu.kick)
+    # The timer may fire when the probe is over and the vCPU closed.
+    guard = threading.Timer(timeout_ns / 1e9, Kicker(vcpu).kick)
     guard.daemon = True
     guard.start()
     try:
