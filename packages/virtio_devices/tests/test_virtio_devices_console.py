@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import socket
@@ -156,6 +157,27 @@ def test_a_host_that_hung_up_does_not_stop_the_guest(terminal, pipe):
     os.close(writer)
     term.write(b"y")
     assert port.lost == 5001
+
+
+def test_the_host_says_why_it_lost_bytes(terminal, pipe):
+    """Once, and again after it has worked in between; the emergency write's failure as well."""
+    reader, writer = pipe()
+    said = []
+    term = terminal(ConsolePort(writer, on_error=lambda error: said.append(error.errno)))
+    spare = os.dup(writer)
+    os.close(reader)
+    term.write(b"x")
+    term.write(b"y")
+    assert said == [errno.EPIPE]
+    _new_reader, new_writer = pipe()
+    os.dup2(new_writer, writer)
+    term.write(b"z")
+    assert said == [errno.EPIPE]
+    os.dup2(spare, writer)
+    os.close(spare)
+    term.driver.write(EMERG_WR, ord("!"), 1)
+    term.write(b"x")
+    assert said == [errno.EPIPE] * 2
 
 
 def test_one_call_writes_a_bounded_amount(terminal):
@@ -437,9 +459,24 @@ def test_a_closed_port_loses_also_what_waited(ports):
     term.write(b"x" * 0x18000, queue=5)
     assert term.queues[5].collect() == []
     term.device.close_port(1)
-    term.kick(5)
+    term.machine.poll()  # no kick: Linux spins until its buffer comes back
     assert len(term.queues[5].collect()) == 1
     assert term.named.lost == 0x8000
+
+
+def test_a_terminal_that_is_closed_while_it_is_slow(terminal, pipe):
+    """The same without the messages about ports, and the driver is interrupted."""
+    _reader, writer = pipe()
+    port = ConsolePort(writer)
+    term = terminal(port)
+    term.write(b"x" * 0x18000)
+    assert term.queues[1].collect() == []
+    interrupts = term.machine.interrupt.count
+    term.device.close_port(0)
+    term.machine.poll()
+    assert len(term.queues[1].collect()) == 1
+    assert term.machine.interrupt.count == interrupts + 1
+    assert port.lost == 0x8000
 
 
 def test_a_resize_of_a_port_is_a_message(ports):

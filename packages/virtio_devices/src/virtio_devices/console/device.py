@@ -14,6 +14,7 @@ from virtio_devices.console.ports import (
     CONTROL_TRANSMIT,
     ActivePort,
     port_of,
+    transmit_index,
 )
 from virtio_devices.errors import DriverViolation, VirtioUsageError
 from virtio_devices.features import DeviceId
@@ -129,6 +130,8 @@ class Console:
         for queue in touched:
             if queue in self._queues and self._queues[queue].needs_notification():
                 self._interrupt.used_buffer(queue)
+        if index == self._wake_queue:
+            more = self._give_up_waiting() or more
         return more
 
     @property
@@ -248,6 +251,17 @@ class Console:
         more = index == CONTROL_TRANSMIT and serve(self._queues[index], self._take_message)
         if CONTROL_RECEIVE in self._queues:
             more = self._messages.deliver(self._queues[CONTROL_RECEIVE]) or more
+        return more
+
+    def _give_up_waiting(self) -> bool:
+        """Give back what waits for ends that were closed meanwhile; True if more is left.
+
+        Their drivers may spin until then, as Linux does, and send no kick.
+        """
+        more = False
+        for number, host_open in enumerate(self._host_open[: len(self._active)]):
+            if not host_open and self._active[number].has_waiting_output:
+                more = self.process_queue(transmit_index(number)) or more
         return more
 
     def _take_message(self, chain: DescriptorChain) -> int:

@@ -25,18 +25,25 @@ class Output:
 
     Args:
         target: a descriptor, a function that takes all it is given, or None.
+        on_error: told why bytes were lost, the first time and after each time that it worked.
 
     Attributes:
         lost: bytes that nobody took: the other end is closed or fails, or there was no room for an
             emergency write.
     """
 
-    __slots__ = ("_backlog", "_call", "_fd", "_poll", "lost")
+    __slots__ = ("_backlog", "_call", "_failed", "_fd", "_on_error", "_poll", "lost")
 
-    def __init__(self, target: int | Callable[[bytes], object] | None) -> None:
+    def __init__(
+        self,
+        target: int | Callable[[bytes], object] | None,
+        on_error: Callable[[OSError], object] = lambda _error: None,
+    ) -> None:
         self._fd = target if isinstance(target, int) else None
         self._call = None if isinstance(target, int) else target
         self._backlog = bytearray()
+        self._on_error = on_error
+        self._failed = False
         self.lost = 0
         if self._fd is not None:
             self._poll = select.poll()
@@ -62,12 +69,14 @@ class Output:
         if not self._flush() or not self._poll.poll(0):
             return 0
         try:
-            return memory.writev(self._fd, spans)
+            done = memory.writev(self._fd, spans)
         except BlockingIOError:
             return 0
-        except OSError:
-            self.lost += size
+        except OSError as error:
+            self._lose(size, error)
             return size
+        self._failed = False
+        return done
 
     def write_now(self, data: bytes) -> None:
         """An emergency write: nobody waits for it, so what does not go out yet is kept here."""
@@ -87,8 +96,14 @@ class Output:
                 done = os.write(self._fd, self._backlog)
             except BlockingIOError:
                 break
-            except OSError:
+            except OSError as error:
                 done = len(self._backlog)
-                self.lost += done
+                self._lose(done, error)
             del self._backlog[:done]
         return not self._backlog
+
+    def _lose(self, size: int, error: OSError) -> None:
+        self.lost += size
+        if not self._failed:
+            self._failed = True
+            self._on_error(error)

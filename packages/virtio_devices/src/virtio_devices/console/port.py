@@ -23,6 +23,8 @@ class ConsolePort:
             give it the reading end of a pipe: it holds 64 KiB until the guest takes them.
         name: what the guest shall know the port by, for example ``org.qemu.guest_agent.0``.
         is_console: whether the guest shall use it as a terminal, or as a plain stream.
+        on_error: told what the host said when it did not take bytes of the guest, which are lost:
+            once, and once more after each time that it took some. Called on the device's thread.
     """
 
     __slots__ = ("_output", "is_console", "name", "source")
@@ -34,8 +36,9 @@ class ConsolePort:
         *,
         name: str = "",
         is_console: bool = True,
+        on_error: Callable[[OSError], object] = lambda _error: None,
     ) -> None:
-        self._output = Output(output)
+        self._output = Output(output, on_error)
         self.source = source
         self.name = name
         self.is_console = is_console

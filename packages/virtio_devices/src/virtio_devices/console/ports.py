@@ -26,6 +26,11 @@ def receive_index(port: int) -> int:
     return 2 * port + 2 if port else 0
 
 
+def transmit_index(port: int) -> int:
+    """The transmit queue of a port."""
+    return receive_index(port) + 1
+
+
 def port_of(queue: int) -> int | None:
     """The port that a queue belongs to; None for the control queues."""
     if queue in {CONTROL_RECEIVE, CONTROL_TRANSMIT}:
@@ -94,6 +99,11 @@ class ActivePort:
         if transmitter is not None and transmitter.waits_for is not None:
             waits[transmitter.waits_for] = self._receive_index + 1
         return waits
+
+    @property
+    def has_waiting_output(self) -> bool:
+        """Whether a buffer of the guest waits until the host's end can be written."""
+        return self._transmitter is not None and self._transmitter.waits_for is not None
 
     def look_again(self) -> None:
         """The source that had ended may have something again."""
