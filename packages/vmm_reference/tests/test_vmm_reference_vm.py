@@ -93,7 +93,7 @@ def test_guest_ends(run, code, kind, number):
 
 def test_panicked_guest_that_hangs_is_ended(run, monkeypatch):
     """A guest that panics and then stays has its time to speak, and is ended."""
-    monkeypatch.setattr("vmm_reference.vm._PANIC_GRACE_NS", 50_000_000)
+    monkeypatch.setattr("vmm_reference.power_requests._PANIC_GRACE_NS", 50_000_000)
     end, _output, _vm = run(PANIC)
     assert end.kind is EndKind.PANIC
 

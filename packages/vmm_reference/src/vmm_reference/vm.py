@@ -37,16 +37,15 @@ from vmm_reference.hypervisor import (
     refuse_too_many_cpus,
     require_extensions,
 )
-from vmm_reference.legacy.pvpanic import PanicEvent
 from vmm_reference.logs import NOTICE
 from vmm_reference.memory_manager import MemoryManager, refuse_beyond_host
+from vmm_reference.power_requests import PowerRequests
 from vmm_reference.serial_lines import SerialLines
 from vmm_reference.signals import wakeups
 from vmm_reference.virtio.device_memory import DeviceMemory
 from vmm_reference.virtio.devices import VirtioDevices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from kvm_ioctls.protocols import Hypervisor
@@ -68,8 +67,6 @@ _PIT_SPEAKER_DUMMY = 1
 """KVM_PIT_SPEAKER_DUMMY: port 0x61 is the timer's, too."""
 
 _JOIN_S = 10.0
-_PANIC_GRACE_NS = 2_000_000_000
-"""How long a panicked guest may go on, to print what it has to say and to reset itself."""
 
 _NS_PER_MS = 1_000_000
 
@@ -98,7 +95,7 @@ class Vm:
         self.config = config
         self._hypervisor = hypervisor
         self._io = HostIo() if io is None else io
-        self._requests = _GuestRequests(self)
+        self._requests = PowerRequests(self.stop)
         self._teardown = contextlib.ExitStack()
         self._threads: list[vcpus.VcpuThread] = []
         # Whoever takes the token may record the end. Not a lock: `stop` may be called by a signal
@@ -110,7 +107,6 @@ class Vm:
         self._booted = False
         self._running = False
         self._closed = False
-        self._panicked = False
         self._devices: DeviceManager | None = None
         self._lines: SerialLines | None = None
 
@@ -205,7 +201,7 @@ class Vm:
         except IndexError:
             return
         end = VmExit(EndKind.STOPPED) if end is None else end
-        if self._panicked and end.kind in {EndKind.RESET, EndKind.TRIPLE_FAULT}:
+        if self._requests.panicked and end.kind in {EndKind.RESET, EndKind.TRIPLE_FAULT}:
             end = VmExit(EndKind.PANIC)
         self._end = end
         for thread in self._threads:
@@ -383,31 +379,3 @@ def _device_memory(vm: KvmVm, memory: MemoryManager) -> GuestMemory:
     """The guest's memory for devices: an emulator must be told what they write."""
     invalidate = getattr(vm, "invalidate", None)
     return memory.memory if invalidate is None else DeviceMemory.over(memory.memory, invalidate)
-
-
-class _GuestRequests:
-    """What the guest asks for, on a vCPU's thread."""
-
-    def __init__(self, vm: Vm) -> None:
-        self._vm = vm
-        self.loop: EventLoop | None = None
-        self.tells_of_panic: Callable[[], bool] = lambda: False
-
-    def power_off(self) -> None:
-        """End for good."""
-        self._vm.stop(VmExit(EndKind.POWERED_OFF))
-
-    def reset(self) -> None:
-        """Start again; this VMM ends instead and says so."""
-        if self.tells_of_panic():
-            self._vm._panicked = True  # noqa: SLF001  # one class in two parts
-        self._vm.stop(VmExit(EndKind.RESET))
-
-    def panic(self, events: PanicEvent) -> None:
-        """Let a panicked guest say what it has to say, then end it."""
-        if events & PanicEvent.CRASH_LOADED:
-            logger.warning("the guest's kernel panicked; its crash kernel takes over")
-            return
-        self._vm._panicked = True  # noqa: SLF001  # one class in two parts
-        if self.loop is not None:
-            self.loop.call_later(_PANIC_GRACE_NS, lambda: self._vm.stop(VmExit(EndKind.PANIC)))
