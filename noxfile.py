@@ -82,24 +82,28 @@ def isolated(session: nox.Session, package: str) -> None:
 def sanitize(session: nox.Session, package: str) -> None:
     """Run a package's tests with its C under AddressSanitizer and UndefinedBehaviorSanitizer."""
     env = sessions.install_sanitized(session, package)
+    paths = [f"packages/{package}/tests"]
+    if package == "virtio_devices":  # the fuzz targets are all about it
+        paths.append("tests/test_fuzz_targets.py")
     # What an import costs is no property of a build with checks in it.
-    arguments = (f"packages/{package}/tests", "-m", "not boot", "-k", "not import_costs")
+    arguments = (*paths, "-m", "not boot", "-k", "not import_costs")
     sessions.pytest(session, f"sanitize-{package}", *arguments, env=env)
 
 
 @session
 def fuzz(session: nox.Session) -> None:
     """Fuzz one target, for a minute unless told otherwise: `fuzz -- NAME [LIBFUZZER OPTIONS]`."""
-    names = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("*.py"))
+    names = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("[!_]*.py"))
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one target: {', '.join(names)}")
     sessions.install(session, "atheris", extra="[test]")
     name, *options = session.posargs
     corpus = ROOT / ".py-vmm" / "fuzz" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    # An input that takes ten seconds is a finding. Of two options of one name the later one counts.
-    bounds = ("-max_total_time=60", "-timeout=10")
-    session.run("python", f"tests/fuzz/{name}.py", *bounds, *options, str(corpus))
+    # An input that takes ten seconds is a finding; in 1024 bytes there are as many steps as a
+    # target takes. Of two options of one name the later one counts.
+    bounds = ("-max_total_time=60", "-timeout=10", "-max_len=1024", "-len_control=0")
+    session.run("python", "tests/fuzz", name, *bounds, *options, str(corpus))
 
 
 @session

@@ -8,12 +8,10 @@ the queue's interface, where nothing but a QueueError may be raised.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import atheris
+from typing import TYPE_CHECKING
 
 from virtio_devices import PackedQueue, QueueError, SplitQueue
 from virtio_devices.testing import PackedDriver, SplitDriver
@@ -22,23 +20,8 @@ from vm_memory import GuestMemory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
-JUDGE = ROOT / "packages/virtio_devices/tests/test_virtio_devices_oracle.py"
-
-
-def load_judge() -> Any:
-    """The module with the rules, its functions instrumented."""
-    spec = importlib.util.spec_from_file_location("judge", JUDGE)
-    judge = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(judge)
-    for name in ("split_chains", "packed_chains"):
-        setattr(judge, name, atheris.instrument_func(getattr(judge, name)))
-    for name in ("take", "enter"):
-        setattr(judge.Rules, name, atheris.instrument_func(getattr(judge.Rules, name)))
-    return judge
-
-
-judge = load_judge()
+sys.path.append(str(Path(__file__).resolve().parents[2] / "packages/virtio_devices/tests"))
+judge = importlib.import_module("test_virtio_devices_oracle")
 memory = GuestMemory.from_ranges(judge.MEMORY)
 FORMATS = (
     (SplitQueue, SplitDriver, judge.split_chains),
@@ -92,10 +75,3 @@ def seeds() -> Iterator[bytes]:
         for text in (b"ask", b"again"):
             driver.add([text], [8], indirect=bool(choice & 2))
         yield bytes((choice, 2)) + memory.read(judge.BASE, driver.layout.end - judge.BASE)
-
-
-if __name__ == "__main__":
-    for number, seed in enumerate(seeds()):
-        Path(sys.argv[-1], f"seed-{number}").write_bytes(seed)  # the corpus
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
