@@ -10,6 +10,7 @@ from virtio_devices import (
     Feature,
     InvalidQueueLayout,
     PciTransport,
+    QueueSetupViolation,
     Rng,
     StatusViolation,
     VirtioUsageError,
@@ -278,6 +279,9 @@ def test_only_one_enables_a_queue(slot, value):
     slot.driver.negotiate()
     slot.driver.write_common(0x1C, value, 2)
     assert slot.driver.common(0x1C, 2) == 0
+    assert [(type(report), report.clause) for report in slot.reports] == [
+        (QueueSetupViolation, "4.1.4.3.2")
+    ]
 
 
 def test_an_enabled_queue_cannot_be_disabled_or_changed(started):
@@ -285,6 +289,25 @@ def test_an_enabled_queue_cannot_be_disabled_or_changed(started):
     started.driver.write_common(0x1C, 0, 2)
     started.driver.write_common(0x18, 2, 2)
     assert (started.driver.common(0x1C, 2), started.driver.common(0x18, 2)) == (1, 8)
+
+
+def test_refusals_name_the_rules_of_this_transport(started):
+    """Not those of virtio-mmio, whose registers have other names."""
+    started.driver.write_common(0x1C, 0, 2)
+    started.driver.write_common(0x18, 2, 2)
+    assert [str(report) for report in started.reports] == [
+        "queue 0 gets 0x0 as queue_enable, which takes nothing but 1 (virtio 1.2 §4.1.4.3.2)",
+        "queue 0 is changed while it is ready (virtio 1.2 §4.1.4.3.2)",
+    ]
+
+
+def test_a_queue_that_is_not_there_takes_nothing(slot):
+    """Neither is it refused anything."""
+    slot.driver.negotiate()
+    slot.driver.write_common(0x16, 2, 2)
+    slot.driver.write_common(0x1C, 0, 2)
+    slot.driver.write_common(0x18, 8, 2)
+    assert slot.reports == []
 
 
 def test_registers_answer_their_own_width(slot):
@@ -619,7 +642,7 @@ def test_the_entropy_device_works(memory):
 
 
 def test_one_queue_is_reset_alone(memory):
-    """RING_RESET by queue_reset (§4.1.5.1.4): the queue goes on elsewhere, a packed one too."""
+    """RING_RESET by queue_reset (§4.1.4.3.1): the queue goes on elsewhere, a packed one too."""
     for feature, make in ((0, SplitDriver), (int(Feature.RING_PACKED), PackedDriver)):
         slot = Slot(Rng(bytes), memory)
         assert slot.driver.negotiate(int(Feature.RING_RESET) | feature) & Feature.RING_RESET

@@ -199,7 +199,7 @@ class PciDriver:
         self.write_common(0x16, index, 2)
         self.write_common(0x3A, 1, 2)
         if self.common(0x3A, 2) or self.common(0x1C, 2):
-            raise DeviceViolation(f"queue {index} is not reset", "4.1.5.1.4")
+            raise DeviceViolation(f"queue {index} is not reset", "4.1.4.3.1")
 
     def start(self) -> None:
         """Set DRIVER_OK; the device's status tells how that went."""

@@ -67,6 +67,8 @@ class DeviceLifecycle:
         device: what is driven.
         memory: the guest's memory.
         events: how the transport tells the driver something.
+        queue_rules: the section of VIRTIO 1.2 that says how this transport's driver may write the
+            registers of a queue.
         report: told of every refused write and every reason for a reset; a guest decides how
             often, so a log behind it wants a limit.
 
@@ -80,6 +82,8 @@ class DeviceLifecycle:
         device: Device,
         memory: GuestMemory,
         events: Events,
+        *,
+        queue_rules: str,
         report: Callable[[VirtioError], None] | None = None,
     ) -> None:
         if device.features & ~_DEVICE_BITS:
@@ -97,6 +101,7 @@ class DeviceLifecycle:
         self._device = device
         self._memory = memory
         self._events = events
+        self._queue_rules = queue_rules
         self._report = report if report is not None else _ignore
         self._lock = RLock()
         self._status = 0
@@ -199,10 +204,10 @@ class DeviceLifecycle:
                 return None
             setup = self.queues[index]
             if setup.ready:
-                self._refuse_queue(index, "is changed while it is ready", "4.2.2.2")
+                self.refuse_queue(index, "is changed while it is ready")
                 return None
             if not self._can_set_up(setup):
-                self._refuse_queue(index, "is set up outside of initialization", "3.1.1")
+                self.refuse_queue(index, "is set up outside of initialization", "3.1.1")
                 return None
             return setup
 
@@ -213,7 +218,7 @@ class DeviceLifecycle:
                 return
             setup = self.queues[index]
             if not self._can_set_up(setup):
-                self._refuse_queue(index, "is enabled outside of initialization", "3.1.1")
+                self.refuse_queue(index, "is enabled outside of initialization", "3.1.1")
                 return
             setup.ready = True
             if setup.was_reset:
@@ -237,12 +242,22 @@ class DeviceLifecycle:
                 return
             activation = self._activation
             if activation is None or self._restarting is None or not self._features & _RING_RESET:
-                self._refuse_queue(index, "is reset outside of operation or of RING_RESET", "2.6.1")
+                self.refuse_queue(index, "is reset outside of operation or of RING_RESET", "2.6.1")
                 return
             activation.reset_queue(index)
             self.queues[index].clear()
             self.queues[index].was_reset = True
             self._restarting.reset_queue(index)
+
+    def refuse_queue(self, index: int, reason: str, clause: str = "") -> None:
+        """Report a write that a queue's registers do not take.
+
+        Args:
+            index: the queue.
+            reason: the rest of a sentence that begins with the queue.
+            clause: the section that says so; the transport's own if it is not given.
+        """
+        self._report(QueueSetupViolation(index, reason, clause or self._queue_rules))
 
     def _restart_queue(self, index: int, setup: QueueSetup) -> None:
         activation = self._activation
@@ -259,9 +274,6 @@ class DeviceLifecycle:
     def _can_set_up(self, setup: QueueSetup) -> bool:
         started = self._status & (FEATURES_OK | DRIVER_OK | FAILED)
         return started == FEATURES_OK or (setup.was_reset and not self._status & FAILED)
-
-    def _refuse_queue(self, index: int, reason: str, clause: str) -> None:
-        self._report(QueueSetupViolation(index, reason, clause))
 
     # Work
 

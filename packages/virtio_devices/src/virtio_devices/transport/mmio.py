@@ -30,6 +30,7 @@ _MAGIC = 0x74726976  # "virt"
 _VERSION = 2
 _VENDOR_ID = 0x6D76_7970  # "pyvm", as little-endian text; it has no meaning to drivers
 _CONFIG_OFFSET = 0x100
+_QUEUE_RULES = "4.2.2.2"
 _USED_BUFFER = 1
 _CONFIG_CHANGE = 2
 _NO_REGION = 0xFFFF_FFFF  # both halves of the length and base of a shared memory region
@@ -90,7 +91,9 @@ class MmioTransport:
         self._device = device
         self._kick = kick
         self._interrupts = _InterruptStatus(interrupt)
-        self._life = DeviceLifecycle(device, memory, self._interrupts, report)
+        self._life = DeviceLifecycle(
+            device, memory, self._interrupts, queue_rules=_QUEUE_RULES, report=report
+        )
         self._lock = Lock()  # guards the selectors with what they select
         self._device_features_sel = 0
         self._driver_features_sel = 0

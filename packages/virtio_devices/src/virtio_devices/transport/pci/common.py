@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from virtio_devices.transport.lifecycle import DeviceLifecycle
     from virtio_devices.transport.pci.interrupts import PciInterrupts
 
+#: The section that says how a driver may write the fields of a queue.
+QUEUE_RULES = "4.1.4.3.2"
+
 _LONG_FIELDS = (0x20, 0x28, 0x30)
 
 
@@ -129,6 +132,9 @@ class CommonConfiguration:
     def _enable_queue(self, value: int) -> None:
         """1 enables; nothing else can be written (§4.1.4.3.2)."""
         if value != 1:
+            if self._exists():
+                reason = f"gets {value:#x} as queue_enable, which takes nothing but 1"
+                self._life.refuse_queue(self._queue_select, reason)
             return
         setup = self._life.configure_queue(self._queue_select)
         if setup is not None:

@@ -8,7 +8,7 @@ from threading import Lock
 from virtio_devices.errors import VirtioUsageError
 from virtio_devices.transport.lifecycle import DeviceLifecycle
 from virtio_devices.transport.pci import registers
-from virtio_devices.transport.pci.common import CommonConfiguration
+from virtio_devices.transport.pci.common import QUEUE_RULES, CommonConfiguration
 from virtio_devices.transport.pci.configuration import ConfigurationSpace
 from virtio_devices.transport.pci.interrupts import PciInterrupts
 from virtio_devices.transport.pci.msix import MsixTable
@@ -80,7 +80,9 @@ class PciTransport:
         self._space = ConfigurationSpace(registers.identity(device.device_id), interrupt_pin=_INTA)
         self._msix = MsixTable(vectors)
         self._interrupts = PciInterrupts(self._space, self._msix, line, queues)
-        self._life = DeviceLifecycle(device, memory, self._interrupts, report)
+        self._life = DeviceLifecycle(
+            device, memory, self._interrupts, queue_rules=QUEUE_RULES, report=report
+        )
         self._common = CommonConfiguration(self._life, self._interrupts)
         self._msix_capability = self._describe()
         self._places: tuple[tuple[int, int, _Access, _Access], ...] = (
