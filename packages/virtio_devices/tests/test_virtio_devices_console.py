@@ -340,6 +340,13 @@ def test_a_resize_is_a_change_of_the_configuration(terminal):
     assert without.driver.acknowledge() == 0
 
 
+def test_the_first_size_is_told_as_a_change(terminal):
+    """Linux reads it then and not before; a size that nobody knows is not told."""
+    assert terminal(ConsolePort(), size=(132, 43)).driver.acknowledge() == 2
+    assert terminal(ConsolePort(), size=(132, 43), features=0).driver.acknowledge() == 0
+    assert terminal(ConsolePort()).driver.acknowledge() == 0
+
+
 def test_an_emergency_write_needs_no_queue(machine):
     """One character, by the configuration space, before anything else (§5.3.5.1)."""
     said = []

@@ -113,6 +113,10 @@ class Console:
                 active.guest_open = port.is_console
         self._messages.clear()
         self._queues, self._interrupt = dict(queues), interrupt
+        if not self._has_control and self._size != (0, 0):
+            # Linux looks at the size of a console without control queues only when told that it
+            # has changed.
+            self.resize(*self._size)
 
     def process_queue(self, index: int) -> bool:
         """Work off one queue; True if more is left.
