@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import select
 import socket
 import struct
 import threading
@@ -324,6 +325,38 @@ def test_a_pseudo_terminal_works_in_both_directions(terminal):
     finally:
         os.close(slave)
         os.close(master)
+
+
+def test_a_pseudo_terminal_that_nobody_has_open_does_not_hold_the_guest(terminal):
+    """What does not fit into it is lost, also if somebody was there and left in the middle."""
+    master, slave = pty.openpty()
+    try:
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        port = ConsolePort(master)
+        term = terminal(port)
+        term.write(b"x" * 0x10000)
+        assert term.queues[1].collect() == []
+        name = os.ttyname(slave)
+        os.close(slave)
+        term.machine.poll(5)
+        assert len(term.queues[1].collect()) == 1
+        term.write(b"y" * 0x10000)
+        assert len(term.queues[1].collect()) == 1
+        assert term.device.readiness.keys() == {term.device._wake}
+        assert port.lost > 0x10000
+        term.driver.write(EMERG_WR, ord("!"), 1)
+        term.write(b"z")
+        assert len(term.queues[1].collect()) == 1
+        slave = os.open(name, os.O_RDWR | os.O_NOCTTY)
+        while select.select([slave], [], [], 0.2)[0]:
+            os.read(slave, 4096)
+        term.write(b"prompt")
+        assert os.read(slave, 4096) == b"prompt"
+    finally:
+        os.close(master)
+        with suppress(OSError):
+            os.close(slave)
 
 
 # Size and emergencies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -66,17 +67,7 @@ class Output:
             if self._call is not None:
                 self._call(b"".join([memory.read(*span) for span in spans]))
             return size
-        if not self._flush() or not self._poll.poll(0):
-            return 0
-        try:
-            done = memory.writev(self._fd, spans)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            self._lose(size, error)
-            return size
-        self._failed = False
-        return done
+        return self._write(self._fd, memory, spans, size) if self._flush() else 0
 
     def write_now(self, data: bytes) -> None:
         """An emergency write: nobody waits for it, so what does not go out yet is kept here."""
@@ -89,18 +80,44 @@ class Output:
         self.lost += len(data[room:])
         self._flush()
 
+    def _write(self, fd: int, memory: GuestMemory, spans: Spans, size: int) -> int:
+        try:
+            done = memory.writev(fd, spans) if self._is_ready() else 0
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._lose(size, error)
+            return size
+        self._failed = False
+        return done
+
     def _flush(self) -> bool:
         """Write what was kept; whether nothing is left of it."""
-        while self._backlog and self._fd is not None and self._poll.poll(0):
+        while self._backlog and self._fd is not None:
             try:
-                done = os.write(self._fd, self._backlog)
+                done = os.write(self._fd, self._backlog) if self._is_ready() else 0
             except BlockingIOError:
-                break
+                done = 0
             except OSError as error:
                 done = len(self._backlog)
                 self._lose(done, error)
+            if not done:
+                return False
             del self._backlog[:done]
-        return not self._backlog
+        return True
+
+    def _is_ready(self) -> bool:
+        """Whether the descriptor takes bytes now.
+
+        Raises:
+            OSError: it takes none any more, and nothing will tell when it does: a pseudo terminal
+                that is full, without anybody at its other side.
+        """
+        ready = self._poll.poll(0)
+        events = ready[0][1] if ready else 0
+        if events & select.POLLHUP and not events & select.POLLOUT:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return bool(events)
 
     def _lose(self, size: int, error: OSError) -> None:
         self.lost += size
