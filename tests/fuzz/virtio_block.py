@@ -34,9 +34,9 @@ class Failing:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._image, name)
-        if self.fails and callable(found):
-            return self._refuse
-        return found
+        if not self.fails:
+            return found
+        return self._refuse if callable(found) else -1 if name == "transfer_fd" else found
 
     def _refuse(self, *_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no room")

@@ -29,6 +29,7 @@ from virtio_devices.block import (
     Block,
     BlockFeature,
     DiskSizes,
+    FileBackend,
     RawImage,
 )
 from virtio_devices.console import Console, ConsoleFeature, ConsolePort
@@ -104,6 +105,7 @@ __all__ = [
     "DriverViolation",
     "Feature",
     "FeatureViolation",
+    "FileBackend",
     "Interrupt",
     "InterruptLine",
     "InvalidAvailableIndex",

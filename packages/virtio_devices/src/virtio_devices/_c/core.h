@@ -295,7 +295,7 @@ PyObject *raise_error(const char *name, const char *arguments, ...);
 /* module.c: attributes that are looked up often. */
 extern PyObject *name_closed, *name_read, *name_slot_memory, *name_write;
 
-extern PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type;
-extern PyType_Spec Chain_Spec, Reader_Spec, Writer_Spec, Ring_Spec;
+extern PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type, *Transfers_Type;
+extern PyType_Spec Chain_Spec, Reader_Spec, Writer_Spec, Ring_Spec, Transfers_Spec;
 
 #endif

@@ -9,7 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Protocol
+    from typing import Protocol, TypeGuard
 
     from vm_memory import GuestMemory
 else:
@@ -79,3 +79,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give everything back; may be called again."""
+
+
+class FileBackend(Backend, Protocol):
+    """A backend whose bytes are those of a file, in the same places.
+
+    Then reads and writes may pass `read` and `write` by: preadv(2) and pwritev(2) do the same. What
+    they do not do at once and in full, an error or the half of a request, is asked of the methods,
+    from its beginning. Who changes what `read` or `write` does has no `transfer_fd`, or gives -1.
+    """
+
+    @property
+    def transfer_fd(self) -> int:
+        """The open file, -1 if there is none now; asked for again and again."""
+
+
+def is_file(backend: Backend) -> TypeGuard[FileBackend]:
+    """Whether the backend names a file."""
+    return hasattr(backend, "transfer_fd")

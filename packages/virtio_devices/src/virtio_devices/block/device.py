@@ -13,6 +13,7 @@ from virtio_devices.block.config import (
     offered_features,
 )
 from virtio_devices.block.executor import Executor
+from virtio_devices.block.serving import serve_requests
 from virtio_devices.errors import VirtioUsageError
 from virtio_devices.features import DeviceId
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from virtio_devices.queue.interface import Queue
     from vm_memory import GuestMemory
 
-#: After how much work, as bytes of data, one call of `Block.process_queue` lets others have a turn.
-MAX_WORK_PER_CALL = 64 << 20
-
 MAX_QUEUES = 64
 
 _FLUSH = int(BlockFeature.FLUSH)
@@ -37,8 +35,9 @@ _CONFIG_WCE = int(BlockFeature.CONFIG_WCE)
 class Block:
     """A disk.
 
-    Requests are carried out one after another, by the thread that calls `process_queue`; that
-    thread waits for the host's disk.
+    Requests are carried out in their order, by the thread that calls `process_queue`; that thread
+    waits for the host's disk. Reads and writes of a backend with a descriptor (`FileBackend`) are
+    given back in batches.
 
     Args:
         backend: where the bytes are; stays the caller's.
@@ -76,7 +75,7 @@ class Block:
         self._accepted = 0
         self._writeback = True
         self._config = self._make_config()
-        self._queues: Mapping[int, Queue] = {}
+        self._queues: dict[int, Queue] = {}
         self._interrupt: DeviceInterrupt | None = None
         self._executor: Executor | None = None
 
@@ -104,7 +103,7 @@ class Block:
         executor.features = self._accepted
         executor.writeback = self._writeback
         self._executor = executor
-        self._queues = queues
+        self._queues = dict(queues)
         self._interrupt = interrupt
 
     def process_queue(self, index: int) -> bool:
@@ -113,7 +112,7 @@ class Block:
         if queue is None or self._executor is None or self._interrupt is None:
             return False
         try:
-            return _serve(queue, self._executor)
+            return serve_requests(queue, self._executor, self._backend)
         finally:
             if queue.needs_notification():
                 self._interrupt.used_buffer(index)
@@ -126,6 +125,14 @@ class Block:
         self._accepted = 0
         self._set_writeback(True)
 
+    def reset_queue(self, index: int) -> None:
+        """Forget one queue; no request of it is under way between two calls."""
+        self._queues.pop(index, None)
+
+    def restart_queue(self, index: int, queue: Queue) -> None:
+        """Carry out the requests of a new queue in the place of one that was reset."""
+        self._queues[index] = queue
+
     def _set_writeback(self, writeback: bool) -> None:
         self._writeback = writeback
         self._config = self._make_config()
@@ -135,18 +142,3 @@ class Block:
     def _make_config(self) -> bytes:
         queues = len(self.queue_sizes)
         return config_space(self._backend, queues, self.queue_sizes[0], writeback=self._writeback)
-
-
-def _serve(queue: Queue, executor: Executor) -> bool:
-    """As `serve`, and with an end to the work, which the chains' number does not bound."""
-    stop_at = executor.work + MAX_WORK_PER_CALL
-    queue.disable_notification()
-    for _ in range(queue.size):
-        chain = queue.pop()
-        if chain is not None:
-            queue.add_used(chain, executor.execute(chain))
-            if executor.work >= stop_at:
-                break
-        elif not queue.enable_notification():
-            return False
-    return True

@@ -6,6 +6,7 @@ left no room for one.
 
 from __future__ import annotations
 
+from virtio_devices._core import Transfers
 from virtio_devices.block.config import (
     MAX_DISCARD_RANGES,
     MAX_DISCARD_SECTORS,
@@ -58,7 +59,7 @@ class Executor:
 
     Attributes:
         features: what was negotiated.
-        writeback: whether a write may be told before it is stable.
+        transfers: what carries out plain reads and writes of such a disk in C.
         work: what requests have cost so far, as bytes to move; whoever bounds work reads it.
     """
 
@@ -76,6 +77,7 @@ class Executor:
         self._limit = limit
         self._report = report
         self._size = backend.sizes.size
+        self.transfers = Transfers(self._size, limit)
         self.features = 0
         self.writeback = False
         self.work = 0
@@ -87,6 +89,16 @@ class Executor:
             T_DISCARD: self._discard,
             T_WRITE_ZEROES: self._write_zeroes,
         }
+
+    @property
+    def writeback(self) -> bool:
+        """Whether a write may be told before it is stable."""
+        return self._writeback
+
+    @writeback.setter
+    def writeback(self, writeback: bool) -> None:
+        self._writeback = writeback
+        self.transfers.writable = writeback and not self._backend.read_only
 
     def execute(self, chain: DescriptorChain) -> int:
         """Do what a chain asks for; return the bytes written into it.
@@ -140,7 +152,7 @@ class Executor:
 
     def _make_stable(self) -> None:
         """After a write: in write-through mode it is told when it is stable (§5.2.6.2)."""
-        if not self.writeback:
+        if not self._writeback:
             self._make_all_stable()
 
     def _make_all_stable(self) -> None:

@@ -91,6 +91,11 @@ class RawImage:
         """Whether the host takes room back."""
         return self._can_discard
 
+    @property
+    def transfer_fd(self) -> int:
+        """As `fileno`: a byte of the disk is where it is in the file (`FileBackend`)."""
+        return self._fd
+
     def fileno(self) -> int:
         """The file descriptor, -1 once closed."""
         return self._fd
