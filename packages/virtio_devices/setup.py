@@ -11,7 +11,7 @@ free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 core = Extension(
     "virtio_devices._core",
     sources=sorted(str(path) for path in Path(SOURCES).glob("*.c")),
-    depends=[f"{SOURCES}/core.h"],
+    depends=[f"{SOURCES}/core.h", f"{SOURCES}/frame.h"],
     define_macros=[] if free_threaded else [("Py_LIMITED_API", "0x030B0000")],
     py_limited_api=not free_threaded,
     extra_compile_args=[

@@ -59,6 +59,8 @@ static inline int guest_holds(Guest *guest, uint64_t address, uint64_t size)
 int guest_check_open(Guest *guest, Row *row);
 /* Copy out what guest_holds; 0, or -1 with a ValueError: a region is closed. */
 int guest_read(Guest *guest, uint64_t address, void *to, size_t size);
+/* Copy in, likewise; guest_wrote is the caller's. */
+int guest_write(Guest *guest, uint64_t address, const void *from, size_t size);
 
 /* Mark a write of `size` bytes, 1 or more, that has just been made (vm_memory.table). */
 static inline void guest_mark(const Guest *guest, const Row *row, uint64_t offset, uint64_t size)
@@ -180,8 +182,9 @@ struct format {
     int (*wants)(Ring *ring, uint32_t added);
     /* Ask for a notification of the next chain, or for none. */
     void (*ask)(Ring *ring, int wish);
-    /* Whether a chain is there: 1, 0, or -1 with an error. */
-    int (*pending)(Ring *ring);
+    /* How many chains are there, of which more than `limit` need not be counted; -1 with an
+     * error. */
+    int (*pending)(Ring *ring, uint32_t limit);
 };
 
 extern const Format split_format, packed_format;
@@ -295,7 +298,9 @@ PyObject *raise_error(const char *name, const char *arguments, ...);
 /* module.c: attributes that are looked up often. */
 extern PyObject *name_closed, *name_read, *name_slot_memory, *name_write;
 
-extern PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type, *Transfers_Type;
-extern PyType_Spec Chain_Spec, Reader_Spec, Writer_Spec, Ring_Spec, Transfers_Spec;
+extern PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type;
+extern PyTypeObject *Transfers_Type, *Arrivals_Type, *Departures_Type;
+extern PyType_Spec Chain_Spec, Reader_Spec, Writer_Spec, Ring_Spec;
+extern PyType_Spec Transfers_Spec, Arrivals_Spec, Departures_Spec;
 
 #endif

@@ -146,6 +146,22 @@ int guest_read(Guest *guest, uint64_t address, void *to, size_t size)
     return 0;
 }
 
+int guest_write(Guest *guest, uint64_t address, const void *from, size_t size)
+{
+    const unsigned char *bytes = from;
+
+    while (size) {
+        Row *row = guest_find(guest, address);
+        uint64_t offset = address - row->start;
+        size_t piece = row->size - offset < size ? (size_t)(row->size - offset) : size;
+        if (guest_check_open(guest, row) < 0)
+            return -1;
+        memcpy(row->host + offset, bytes, piece);
+        bytes += piece, address += piece, size -= piece;
+    }
+    return 0;
+}
+
 static int tell(const Guest *guest, uint64_t address, uint64_t size)
 {
     PyObject *result = PyObject_CallFunction(guest->wrote, "KK", (unsigned long long)address,

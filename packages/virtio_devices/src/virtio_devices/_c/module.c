@@ -3,7 +3,8 @@
  */
 #include "core.h"
 
-PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type, *Transfers_Type;
+PyTypeObject *Chain_Type, *Reader_Type, *Writer_Type, *Ring_Type;
+PyTypeObject *Transfers_Type, *Arrivals_Type, *Departures_Type;
 PyObject *name_closed, *name_read, *name_slot_memory, *name_write;
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
@@ -36,7 +37,9 @@ PyMODINIT_FUNC PyInit__core(void)
         && add_type(module, &Reader_Spec, &Reader_Type) == 0
         && add_type(module, &Writer_Spec, &Writer_Type) == 0
         && add_type(module, &Ring_Spec, &Ring_Type) == 0
-        && add_type(module, &Transfers_Spec, &Transfers_Type) == 0)
+        && add_type(module, &Transfers_Spec, &Transfers_Type) == 0
+        && add_type(module, &Arrivals_Spec, &Arrivals_Type) == 0
+        && add_type(module, &Departures_Spec, &Departures_Type) == 0)
         return module;
     Py_XDECREF(module);
     return NULL;

@@ -31,11 +31,21 @@ static uint64_t offset_of(uint32_t position)
     return (uint64_t)index_of(position) * DESCRIPTOR_SIZE;
 }
 
-static int pending(Ring *ring)
+/* Chains by their first descriptors. */
+static int pending(Ring *ring, uint32_t limit)
 {
-    uint16_t flags = load16(ring, DESCRIPTORS, offset_of(ring->next_avail) + FLAGS);
+    uint32_t position = ring->next_avail, chains = 0, seen = 0;
+    uint16_t flags = 0;
 
-    return is_available(flags, ring->next_avail);
+    do {
+        int follows = flags & NEXT;
+        flags = load16(ring, DESCRIPTORS, offset_of(position) + FLAGS);
+        if (!is_available(flags, position))
+            break;
+        chains += !follows;
+        position = advance(ring, position, 1);
+    } while (chains < limit && ++seen < ring->size);
+    return (int)chains;
 }
 
 /* All descriptors of a table, in order; only WRITE means something in them (§2.8.7). */
@@ -81,7 +91,7 @@ static int follow(Ring *ring, Walk *walk)
 
 static int walk_next(Ring *ring, Walk *walk)
 {
-    if (!pending(ring))
+    if (!pending(ring, 1))
         return 0;
     *walk = (Walk){.position = ring->next_avail};
     if (follow(ring, walk) < 0)

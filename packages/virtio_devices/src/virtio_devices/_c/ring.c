@@ -155,7 +155,7 @@ static PyObject *ring_enable_notification(Ring *self, PyObject *Py_UNUSED(ignore
         return running < 0 ? NULL : Py_NewRef(Py_False);
     self->format->ask(self, 1);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the wish before what is available */
-    pending = self->format->pending(self);
+    pending = self->format->pending(self, 1);
     return pending < 0 ? NULL : PyBool_FromLong(pending);
 }
 

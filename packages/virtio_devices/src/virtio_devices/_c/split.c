@@ -7,7 +7,7 @@
 enum { NO_INTERRUPT = 1, NO_NOTIFY = 1 };
 enum { FLAGS = 0, IDX = 2, RING = 4, USED_ELEMENT = 8 };
 
-static int pending(Ring *ring)
+static int pending(Ring *ring, uint32_t Py_UNUSED(limit))
 {
     uint16_t index = load16(ring, DRIVER, IDX);
     uint16_t count = (uint16_t)(index - ring->next_avail);
@@ -70,7 +70,7 @@ static int follow(Ring *ring, Walk *walk)
 
 static int walk_next(Ring *ring, Walk *walk)
 {
-    int head, available = pending(ring);
+    int head, available = pending(ring, 1);
 
     if (available <= 0)
         return available;

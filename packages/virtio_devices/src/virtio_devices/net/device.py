@@ -108,7 +108,10 @@ class Net:
     # Life
 
     def activate(
-        self, memory: GuestMemory, queues: Mapping[int, Queue], interrupt: DeviceInterrupt
+        self,
+        memory: GuestMemory,  # noqa: ARG002 - everything goes through the chains
+        queues: Mapping[int, Queue],
+        interrupt: DeviceInterrupt,
     ) -> None:
         """Start to move frames, through one pair of queues until the driver wants more.
 
@@ -129,7 +132,7 @@ class Net:
             self._backend.queue_fds,
             ControlCommands(features, self),
             receiver=lambda queue, fd: Receiver(queue, fd, counters, mergeable=mergeable, mtu=mtu),
-            transmitter=lambda queue, fd: Transmitter(queue, memory, fd, counters),
+            transmitter=lambda queue, fd: Transmitter(queue, fd, counters),
         )
         for index, queue in queues.items():
             self._queues.open(index, queue)

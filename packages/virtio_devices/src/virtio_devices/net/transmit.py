@@ -1,11 +1,17 @@
-"""From the driver to the backend: one writev per frame, out of the guest's own pages."""
+"""From the driver to the backend, one write per frame.
+
+The frames themselves are moved in C, in batches (`_core.Departures`); here is when, and what
+becomes of one that cannot be sent.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 
+from virtio_devices._core import Departures
 from virtio_devices.errors import DeviceFailed
-from virtio_devices.net.frame import HEADER_SIZE, LARGEST, SMALLEST
+from virtio_devices.net.frame import LARGEST, SMALLEST
 from virtio_devices.writability import Writability
 
 TYPE_CHECKING = False
@@ -13,7 +19,6 @@ if TYPE_CHECKING:
     from virtio_devices.net.counters import NetCounters
     from virtio_devices.queue.chain import DescriptorChain
     from virtio_devices.queue.interface import Queue
-    from vm_memory import GuestMemory
 
 #: Frames of one call, so that other devices of the same loop have their turn.
 BUDGET = 64
@@ -27,25 +32,24 @@ class Transmitter:
 
     Args:
         queue: where frames come from.
-        memory: guest memory that holds them.
         fd: where they go.
         counters: what is counted.
     """
 
-    __slots__ = ("_counters", "_fd", "_memory", "_queue", "_waiting", "_writability")
+    __slots__ = ("_counters", "_departures", "_fd", "_queue", "_waits", "_writability")
 
-    def __init__(self, queue: Queue, memory: GuestMemory, fd: int, counters: NetCounters) -> None:
+    def __init__(self, queue: Queue, fd: int, counters: NetCounters) -> None:
         self._queue = queue
-        self._memory = memory
         self._fd = fd
         self._counters = counters
-        self._waiting: tuple[DescriptorChain, list[tuple[int, int]], int] | None = None
+        self._departures = Departures(queue)
+        self._waits = False
         self._writability: Writability | None = None
 
     @property
     def waits_for(self) -> int | None:
         """The descriptor whose readiness ends a wait, while the backend takes no more frames."""
-        if self._waiting is None or self._writability is None:
+        if not self._waits or self._writability is None:
             return None
         return self._writability.fileno()
 
@@ -57,56 +61,58 @@ class Transmitter:
             DeviceFailed: the backend is gone.
         """
         self._queue.disable_notification()
-        if self._waiting is not None and not self._write(*self._waiting):
-            return False
-        for _ in range(BUDGET):
-            chain = self._queue.pop()
-            if chain is None:
-                if not self._queue.enable_notification():
-                    return False
-            elif not self._send(chain, link_up=link_up):
+        self._waits = False
+        left = BUDGET
+        while left > 0:
+            done = self._send(left) if link_up else self._lose()
+            if self._waits or (not done and not self._queue.enable_notification()):
                 return False
+            left -= max(done, 1)
         return True
 
     def close(self) -> None:
-        """Forget the frame that waits, and the wait."""
-        self._waiting = None
+        """Forget the wait."""
+        self._waits = False
         if self._writability is not None:
             self._writability.close()
             self._writability = None
 
-    def _send(self, chain: DescriptorChain, *, link_up: bool) -> bool:
-        """Send one frame or drop it; False if it has to wait."""
-        reader = chain.reader
-        size = reader.size
-        if link_up and SMALLEST <= size <= LARGEST:
-            return self._write(chain, reader.spans(size), size)
-        if SMALLEST <= size <= LARGEST:
+    def _send(self, limit: int) -> int:
+        """Send a batch of frames; how many are done with. Perhaps the next one has to wait."""
+        sent, size, error, chain = self._departures.send(self._fd, limit)
+        self._counters.tx_frames += sent
+        self._counters.tx_bytes += size
+        if chain is not None:
+            self._drop(chain, error)
+            return sent + 1
+        if error == errno.EAGAIN:
+            self._wait()
+        return sent
+
+    def _drop(self, chain: DescriptorChain, error: int) -> None:
+        """Give a chain back that is no frame, or that the backend refused."""
+        if error in _GONE:
+            reason = OSError(error, os.strerror(error))
+            raise DeviceFailed(f"the backend of a transmit queue is gone: {reason}") from reason
+        if error:
+            self._counters.tx_refused += 1
+        else:
+            self._counters.tx_malformed += 1
+        self._queue.add_used(chain, 0)
+
+    def _lose(self) -> int:
+        """Take a frame and send it nowhere: the link is down; 0 if there was none."""
+        chain = self._queue.pop()
+        if chain is None:
+            return 0
+        if SMALLEST <= chain.reader.size <= LARGEST:
             self._counters.tx_link_down += 1
         else:
             self._counters.tx_malformed += 1
         self._queue.add_used(chain, 0)
-        return True
+        return 1
 
-    def _write(self, chain: DescriptorChain, spans: list[tuple[int, int]], size: int) -> bool:
-        counters = self._counters
-        try:
-            self._memory.writev(self._fd, spans)
-        except BlockingIOError:
-            self._wait(chain, spans, size)
-            return False
-        except OSError as error:
-            if error.errno in _GONE:
-                raise DeviceFailed(f"the backend of a transmit queue is gone: {error}") from error
-            counters.tx_refused += 1
-        else:
-            counters.tx_frames += 1
-            counters.tx_bytes += size - HEADER_SIZE
-        self._waiting = None
-        self._queue.add_used(chain, 0)
-        return True
-
-    def _wait(self, chain: DescriptorChain, spans: list[tuple[int, int]], size: int) -> None:
-        self._waiting = (chain, spans, size)
+    def _wait(self) -> None:
+        self._waits = True
         if self._writability is None:
             self._writability = Writability(self._fd)
