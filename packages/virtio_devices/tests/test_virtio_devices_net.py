@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from virtio_devices import DeviceFailed, Net, NetFeature, SplitQueue, VirtioUsageError
-from virtio_devices.net.features import is_consistent
+from virtio_devices.net.features import consistent_part, is_consistent
 from virtio_devices.net.frame import LARGEST
 from virtio_devices.net.receive import BUDGET
 from virtio_devices.testing import SplitDriver
@@ -77,6 +77,29 @@ def test_offers_follow_the_backend_and_the_options(wire):
     full = Net(wire(2, int(OFFLOADS)), mtu=1500).features
     assert full & ~plain == OFFLOADS | F.MTU | F.MQ | F.CTRL_GUEST_OFFLOADS
     assert is_consistent(full)
+
+
+@given(st.integers(0, sum(F)))
+def test_the_consistent_part_is_the_largest(features):
+    """Nothing in it lacks what it needs, and everything that was left out would."""
+    part = consistent_part(features)
+    assert not part & ~features
+    assert is_consistent(part)
+    left_out = features & ~part
+    assert not any(is_consistent(part | int(one)) for one in F if one & left_out)
+
+
+def test_offloads_without_checksums(wire):
+    """Segments need them: nothing is left; without segments the checksums stay."""
+    checksums = F.CSUM | F.GUEST_CSUM
+    without = Net(wire(1, int(OFFLOADS)), offloads=int(OFFLOADS & ~checksums))
+    assert not without.features & (OFFLOADS | F.CTRL_GUEST_OFFLOADS)
+    assert Net(wire(1, int(OFFLOADS)), offloads=int(checksums)).features & OFFLOADS == checksums
+
+
+def test_queues_have_the_size_that_is_asked_for(wire):
+    """The queues of frames; commands keep theirs."""
+    assert Net(wire(2), queue_size=32).queue_sizes == (32, 32, 32, 32, 64)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from virtio_devices.net.features import (
     BACKEND_FEATURES,
     GUEST_OFFLOADS,
     NetFeature,
+    consistent_part,
     is_consistent,
 )
 from virtio_devices.net.queues import NetQueues
@@ -51,6 +52,9 @@ class Net:
         mac: 6 bytes, the card's address; random if it is not given.
         mtu: bytes behind the Ethernet header that the driver is told to send at most, and that
             it is given at most in one frame. Not offered if it is not given.
+        queue_size: entries of each queue of frames, a power of 2.
+        offloads: which `NetFeature` bits of the backend's are offered; what needs one that is
+            missing is not offered either.
 
     Attributes:
         counters: what went through and what did not.
@@ -62,7 +66,13 @@ class Net:
     device_id = DeviceId.NET
 
     def __init__(
-        self, backend: NetBackend, *, mac: bytes | None = None, mtu: int | None = None
+        self,
+        backend: NetBackend,
+        *,
+        mac: bytes | None = None,
+        mtu: int | None = None,
+        queue_size: int = _QUEUE_SIZE,
+        offloads: int = BACKEND_FEATURES,
     ) -> None:
         if not backend.queue_fds:
             raise VirtioUsageError("a network device needs a backend with a descriptor")
@@ -74,12 +84,13 @@ class Net:
         self._backend = backend
         self._pairs = len(backend.queue_fds)
         self._mtu = mtu or 0
+        self._queue_size = queue_size
         self._mac = self._initial_mac
         self._status = config.LINK_UP
         self._config = b""
         self._config_lock = Lock()  # guards status and config, which the VMM's threads change too
         self.counters = NetCounters()
-        self.features = self._offer()
+        self.features = self._offer(backend.features & offloads & BACKEND_FEATURES)
         self._features = 0
         self._queues: NetQueues | None = None
         self._interrupt: DeviceInterrupt | None = None
@@ -90,7 +101,7 @@ class Net:
     @property
     def queue_sizes(self) -> tuple[int, ...]:
         """Entries of the queue pairs, and of the control queue."""
-        return (_QUEUE_SIZE,) * (2 * self._pairs) + (_CONTROL_QUEUE_SIZE,)
+        return (self._queue_size,) * (2 * self._pairs) + (_CONTROL_QUEUE_SIZE,)
 
     @property
     def config(self) -> bytes:
@@ -228,8 +239,8 @@ class Net:
 
     # Inside
 
-    def _offer(self) -> int:
-        features = _OWN_FEATURES | self._backend.features & BACKEND_FEATURES
+    def _offer(self, offloads: int) -> int:
+        features = _OWN_FEATURES | consistent_part(offloads)
         if features & GUEST_OFFLOADS:
             features |= int(NetFeature.CTRL_GUEST_OFFLOADS)
         if self._pairs > 1:

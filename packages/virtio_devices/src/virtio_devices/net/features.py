@@ -67,3 +67,12 @@ _REQUIREMENTS = tuple(
 def is_consistent(features: int) -> bool:
     """Whether every feature of the set has what it needs beside it (virtio 1.2 §5.1.3.1)."""
     return all(features & one_of for feature, one_of in _REQUIREMENTS if features & feature)
+
+
+def consistent_part(features: int) -> int:
+    """`features` without those that lack what they need beside them (virtio 1.2 §5.1.3.1)."""
+    while not is_consistent(features):
+        for feature, one_of in _REQUIREMENTS:
+            if not features & one_of:
+                features &= ~feature
+    return features
