@@ -37,13 +37,14 @@ def vmm_command():
 def vmm(vmm_command):
     """A function that runs `vmm-reference` with arguments and waits for its end."""
 
-    def run(*arguments, prefix=(), env=None, timeout=BOOT_TIMEOUT) -> Ended:
+    def run(*arguments, prefix=(), env=None, timeout=BOOT_TIMEOUT, pass_fds=()) -> Ended:
         done = subprocess.run(
             [*prefix, vmm_command, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={**os.environ, **(env or {})},
             timeout=timeout,
+            pass_fds=pass_fds,
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr.decode(errors="replace"))

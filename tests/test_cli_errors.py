@@ -9,6 +9,7 @@ import pytest
 
 HOST, USAGE = 1, 2
 TIMEOUT = 60
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps")
 
 
 def assert_one_sentence(ended, code):
@@ -87,6 +88,16 @@ def test_bad_initramfs(vmm, files, name):
         ("--cpus", "boot=100000"),
         ("--serial", "telegraph"),
         ("--serial", "file="),
+        ("--net", "vmtap0"),
+        ("--net", "tap=an-interface-with-a-long-name"),
+        ("--net", "tap=vmtap0,mac=02:00:00:00:00"),
+        ("--net", "tap=vmtap0,mac=01:00:5e:00:00:01"),
+        ("--net", "tap=vmtap0,mtu=20"),
+        ("--net", "tap=vmtap0,mtu=70000"),
+        ("--net", "tap=vmtap0,num_queues=3"),
+        ("--net", "tap=vmtap0,ip=192.168.249.256"),
+        ("--net", "tap=vmtap0,vhost_user=on"),
+        ("--net", "fd=12345"),
         ("--hypervisor", "xen"),
         ("--cmdline", "x" * 100_000),
         ("--cmdline", "é"),
@@ -127,12 +138,51 @@ def test_dev_kvm_without_permission(vmm, files):
     rights = (
         "+dac_read_search"  # reads everything, so Python starts; may not open /dev/kvm to write
     )
-    prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    prefix += ("--inh-caps", f"-all,{rights}", "--ambient-caps", f"-all,{rights}")
+    prefix = (*NOBODY, f"-all,{rights}", "--ambient-caps", f"-all,{rights}")
     ended = vmm("--hypervisor", "kvm", "--kernel", files / "good", prefix=prefix, timeout=TIMEOUT)
     assert_one_sentence(ended, HOST)
     assert "/dev/kvm" in ended.stderr
     assert "group kvm" in ended.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop its rights")
+@pytest.mark.parametrize(
+    ("rights", "what"),
+    [
+        # One opens no /dev/net/tun that is root's alone, the other makes no interface.
+        ("+dac_read_search", ("/dev/net/tun", "vmtap0")),
+        ("+dac_override", ("interface vmtap0: not permitted", "ip tuntap add dev")),
+    ],
+)
+def test_an_interface_without_permission(vmm, files, rights, what):
+    """`--net` without permission says what is refused and names the way out."""
+    prefix = (*NOBODY, f"-all,{rights}", "--ambient-caps", f"-all,{rights}")
+    arguments = ("--hypervisor", "soft", "--kernel", files / "good", "--net", "tap=vmtap0")
+    ended = vmm(*arguments, prefix=prefix, timeout=TIMEOUT)
+    assert_one_sentence(ended, HOST)
+    assert any(word in ended.stderr for word in what)
+    assert "run as root" in ended.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to leave the network")
+@pytest.mark.parametrize(
+    ("prepare", "options", "words"),
+    [
+        ("ip tuntap add dev a mode tap multi_queue", "tap=a", "with this number of queues"),
+        ("ip tuntap add dev a mode tun", "tap=a", "a: it is no TAP interface"),
+        ("true", "tap=lo", "lo: it is no TAP interface"),
+        ("true", "tap=a tap=a", "a: it is in use by another process"),
+    ],
+)
+def test_an_interface_that_cannot_be_used(vmm, files, prepare, options, words):
+    """An interface that is another kind of thing, or somebody's, is a usage error naming it."""
+    prefix = ("unshare", "--net", "sh", "-c", f'{prepare} && exec "$@"', "sh")
+    arguments = ("--hypervisor", "soft", "--kernel", files / "good", "--net", *options.split())
+    ended = vmm(*arguments, prefix=prefix, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert words in ended.stderr
 
 
 @pytest.mark.root

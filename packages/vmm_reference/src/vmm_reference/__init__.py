@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         examine_kvm,
         open_hypervisor,
     )
-    from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
+    from vmm_reference.virtio_config import DiskConfig, NetConfig, RngConfig, VirtioTransport
     from vmm_reference.vm import Vm
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "KvmReport",
     "KvmState",
     "MemoryConfig",
+    "NetConfig",
     "OpenHypervisor",
     "OptionError",
     "PayloadConfig",
@@ -116,7 +117,7 @@ _HOMES = {
         "examine_kvm",
         "open_hypervisor",
     ),
-    "virtio_config": ("DiskConfig", "RngConfig", "VirtioTransport"),
+    "virtio_config": ("DiskConfig", "NetConfig", "RngConfig", "VirtioTransport"),
     "vm": ("Vm",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

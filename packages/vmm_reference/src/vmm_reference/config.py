@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmm_reference.errors import OptionError
 from vmm_reference.options import Options, format_size
-from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
+from vmm_reference.virtio_config import DiskConfig, NetConfig, RngConfig, VirtioTransport
 
 PAGE_SIZE = 4096
 _MIN_MEMORY = 2 << 20
@@ -187,6 +187,7 @@ class VmConfig:
         serial: its first serial port.
         hypervisor: which hypervisor runs it.
         disks: its disks, in the order in which the guest finds them.
+        nets: its network cards, in the order in which the guest finds them.
         rng: its source of random numbers; None for none.
         virtio_transport: how the guest reaches its virtio devices.
     """
@@ -197,5 +198,6 @@ class VmConfig:
     serial: SerialConfig = field(default_factory=SerialConfig)
     hypervisor: HypervisorChoice = HypervisorChoice.AUTO
     disks: tuple[DiskConfig, ...] = ()
+    nets: tuple[NetConfig, ...] = ()
     rng: RngConfig | None = None
     virtio_transport: VirtioTransport = VirtioTransport.PCI

@@ -22,7 +22,7 @@ from vmm_reference.config import (
 )
 from vmm_reference.exit_codes import ExitCode
 from vmm_reference.streams import PROGRAM, put, say
-from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
+from vmm_reference.virtio_config import DiskConfig, NetConfig, RngConfig, VirtioTransport
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -132,6 +132,7 @@ def config_from_args(args: argparse.Namespace) -> VmConfig:
         serial=SerialConfig.parse(serial),
         hypervisor=HypervisorChoice.parse(args.hypervisor),
         disks=tuple(DiskConfig.parse(text) for text in args.disk),
+        nets=tuple(NetConfig.parse(text) for text in args.net),
         rng=None if args.rng is None else RngConfig.parse(args.rng),
         virtio_transport=VirtioTransport.parse(args.virtio_transport),
     )
@@ -199,6 +200,17 @@ def _add_virtio(machine: argparse._ArgumentGroup) -> None:
         "(--disk path=disk.img,readonly=on)",
     )
     machine.add_argument(
+        "--net",
+        metavar="tap=NAME",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="a network card on a TAP interface, found or made, with mac=, mtu=, num_queues=N, "
+        "queue_size=N, offload_tso=off, offload_ufo=off, offload_csum=off; with ip=, mask= and "
+        "host_mac= for the interface, or fd=N in place of its name; give it again for more cards "
+        "(--net tap=vmtap0,ip=192.168.249.1,mask=255.255.255.0)",
+    )
+    machine.add_argument(
         "--rng",
         metavar="src=PATH",
         help="random numbers for the guest, out of a file of this machine (--rng src=/dev/urandom)",
@@ -207,7 +219,7 @@ def _add_virtio(machine: argparse._ArgumentGroup) -> None:
         "--virtio-transport",
         metavar="pci|mmio",
         default="pci",
-        help="how the guest reaches disks and the like (--virtio-transport mmio); default pci",
+        help="how the guest reaches its virtio devices (--virtio-transport mmio); default pci",
     )
 
 

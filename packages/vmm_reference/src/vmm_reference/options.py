@@ -8,12 +8,14 @@ types; it does not know which options exist.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vmm_reference.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_T = TypeVar("_T")
 
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)([KMGTkmgt]?)")
@@ -76,6 +78,11 @@ def format_size(size: int) -> str:
         if size and size % (1 << shift) == 0:
             return f"{size >> shift}{suffix}"
     return str(size)
+
+
+def or_default(given: _T | None, default: _T) -> _T:
+    """Return what was given, `default` if nothing was."""
+    return default if given is None else given
 
 
 class Options:

@@ -28,6 +28,21 @@ nogroup:x:65534:
 
 HOSTS = "127.0.0.1 localhost\n"
 
+UDHCPC = """\
+#!/bin/sh
+# What udhcpc runs when it has got an address or lost one.
+[ "$1" = deconfig ] && exec ip address flush dev "$interface"
+[ "$1" = bound ] || [ "$1" = renew ] || exit 0
+ip address flush dev "$interface"
+ip address add "$ip/$mask" dev "$interface"
+for gateway in $router; do
+    ip route replace default via "$gateway" dev "$interface" && break
+done
+for server in $dns; do
+    echo "nameserver $server"
+done >/etc/resolv.conf
+"""
+
 PROFILE = """\
 PS1='py-vmm:\\w# '
 """
@@ -75,6 +90,11 @@ for device in /sys/bus/virtio/devices/*; do
     [ -e "$device" ] && read -r alias <"$device/modalias" && drivers="$drivers $alias"
 done
 [ -n "$drivers" ] && modprobe -aq $drivers
+
+# Network cards carry frames; addresses are the user's (ip address add, or udhcpc).
+for card in /sys/class/net/eth*; do
+    [ -e "$card" ] && ip link set "${card##*/}" up
+done
 
 read -r cmdline </proc/cmdline
 rows= cols= root= init=/sbin/init access=ro

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _DIRECTORIES = (
-    "bin", "dev", "etc", "etc/py-vmm", "etc/py-vmm/late", "etc/py-vmm/late/dev",
+    "bin", "dev", "etc", "etc/udhcpc", "etc/py-vmm", "etc/py-vmm/late", "etc/py-vmm/late/dev",
     "etc/py-vmm/late/dev/pts", "etc/py-vmm/late/dev/shm", "lib", "lib/modules", "mnt", "proc",
     "root", "run", "sys", "usr", "usr/local", "usr/local/bin", "usr/local/sbin", "var",
 )  # fmt: skip
@@ -35,15 +35,15 @@ _LATE_LINKS = (
 # busybox's shell runs its own applets without a file; these are for `#!` lines, for the kernel
 # and for absolute paths in people's scripts.
 _APPLETS = (
-    "ash", "awk", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df",
-    "dirname", "dmesg", "echo", "env", "expr", "false", "find", "free", "getty", "grep",
-    "gunzip", "gzip", "halt", "head", "hexdump", "hostname", "id", "ifconfig", "insmod", "ip",
-    "kill", "less", "ln", "login", "losetup", "ls", "lsmod", "md5sum", "mkdir", "mknod",
-    "mktemp", "modinfo", "modprobe", "more", "mount", "mv", "nc", "netstat", "nproc", "od",
-    "ping", "poweroff", "printf", "ps", "pwd", "readlink", "reboot", "rm", "rmdir", "rmmod",
-    "route", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "stty", "swapon", "sync",
-    "tail", "tar", "tee", "test", "time", "timeout", "top", "touch", "tr", "true", "udhcpc",
-    "umount", "uname", "uniq", "uptime", "vi", "wc", "wget", "which", "xargs", "yes", "zcat",
+    "ash", "awk", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "dirname",
+    "dmesg", "echo", "env", "expr", "false", "find", "free", "getty", "grep", "gunzip", "gzip",
+    "halt", "head", "hexdump", "hostname", "httpd", "id", "ifconfig", "insmod", "ip", "kill",
+    "less", "ln", "login", "losetup", "ls", "lsmod", "md5sum", "mkdir", "mknod", "mktemp",
+    "modinfo", "modprobe", "more", "mount", "mv", "nc", "netstat", "nproc", "od", "ping",
+    "poweroff", "printf", "ps", "pwd", "readlink", "reboot", "rm", "rmdir", "rmmod", "route", "sed",
+    "seq", "sh", "sha256sum", "sleep", "sort", "stat", "stty", "swapon", "sync", "tail", "tar",
+    "tee", "test", "time", "timeout", "top", "touch", "tr", "true", "udhcpc", "umount", "uname",
+    "uniq", "uptime", "vi", "wc", "wget", "which", "xargs", "yes", "zcat",
 )  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def _entries(busybox: bytes, release: str, modules: Sequence[Module]) -> Iterato
         ("profile", init_script.PROFILE),
     ):
         yield cpio.regular_file(f"etc/{name}", text.encode())
+    yield cpio.regular_file("etc/udhcpc/default.script", init_script.UDHCPC.encode(), 0o755)
     yield from _module_entries(f"lib/modules/{release}", modules)
 
 

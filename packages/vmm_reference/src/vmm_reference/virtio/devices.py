@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmm_reference.event_loop import EventLoop
 from vmm_reference.virtio.disk import make_disk
+from vmm_reference.virtio.net import make_net
 from vmm_reference.virtio.rng import make_rng
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class VirtioDevices:
 
     Raises:
         InputFileError: a file that a device stands on cannot be used.
-        HostError: there is no room for so many.
+        OptionError: an interface that a card stands on cannot be used.
+        HostError: there is no room for so many, or this host does not permit one.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class VirtioDevices:
             for index, disk in enumerate(config.disks):
                 name = f"disk{index}"
                 self._attach(make_disk(disk, name, self._teardown), name)
+            for index, net in enumerate(config.nets):
+                self._attach(make_net(net, self._teardown), f"net{index}")
             if config.rng is not None:
                 self._attach(make_rng(config.rng, self._teardown), "rng")
             on_failure.pop_all()

@@ -5,7 +5,8 @@ disk) is checked where the device is made. Each device has a module.
 """
 
 from vmm_reference.virtio_config.disk import DiskConfig
+from vmm_reference.virtio_config.net import NetConfig
 from vmm_reference.virtio_config.rng import RngConfig
 from vmm_reference.virtio_config.transport import VirtioTransport
 
-__all__ = ["DiskConfig", "RngConfig", "VirtioTransport"]
+__all__ = ["DiskConfig", "NetConfig", "RngConfig", "VirtioTransport"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmm_reference.errors import OptionError
-from vmm_reference.options import Options
+from vmm_reference.options import Options, or_default
 
 _QUEUES = 1
 _QUEUE_SIZE = 128
@@ -73,8 +73,8 @@ class DiskConfig:
             readonly=options.toggle("readonly") or False,
             direct=options.toggle("direct") or False,
             serial=options.string("serial") or "",
-            num_queues=_or_default(options.integer("num_queues"), _QUEUES),
-            queue_size=_or_default(options.integer("queue_size"), _QUEUE_SIZE),
+            num_queues=or_default(options.integer("num_queues"), _QUEUES),
+            queue_size=or_default(options.integer("queue_size"), _QUEUE_SIZE),
         )
 
     def __str__(self) -> str:
@@ -83,7 +83,3 @@ class DiskConfig:
         if self.serial:
             words.append(f'serial="{self.serial}"')
         return ",".join([*words, f"num_queues={self.num_queues}", f"queue_size={self.queue_size}"])
-
-
-def _or_default(given: int | None, default: int) -> int:
-    return default if given is None else given
