@@ -33,6 +33,7 @@ from kvm_ioctls import (
     XenHvmAttr,
     XenVcpuAttr,
     Xsave,
+    _run,
 )
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls._struct import KvmStruct
@@ -121,6 +122,22 @@ def test_a_new_structure_is_zero(cls):
     """No member has a value of its own."""
     assert bytes(cls()) == bytes(cls.SIZE)
     assert repr(cls()) == f"{cls.__name__}()"
+
+
+@by_class
+def test_a_structure_made_in_c(cls):
+    """What is made for the kernel to fill is what the class makes, with bytes of its own."""
+    made, other = (_run.blank(cls, cls.SIZE) for _ in range(2))
+    assert made == cls()
+    made.raw[0] = 1
+    assert (cls.from_bytes(bytes(made)), bytes(other)) == (made, bytes(cls.SIZE))
+
+
+def test_what_is_no_structure():
+    """A class that has no bytes, no size, no class."""
+    for arguments in (int, 8), (Regs, "8"), (Regs(), 8), (Regs,):
+        with pytest.raises((AttributeError, TypeError)):
+            _run.blank(*arguments)
 
 
 @by_class

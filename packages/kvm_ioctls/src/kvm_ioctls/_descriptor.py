@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Structure = TypeVar("Structure", bound="KvmStruct")
 
 _CODES: dict[str, int] = {}  # quicker than asking the compiled module each time
+_INTERRUPTED = -errno.EINTR
 _SHOWN = 120  # characters of a request's arguments in an error's message
 
 
@@ -70,6 +71,10 @@ class Descriptor:
             raise KvmError(-result, request, arguments=_shortened(repr(structure)))
         return structure
 
+    def fetch(self, request: str, kind: type[Structure]) -> Structure:
+        """The same with a new structure of zeros."""
+        return self.fill(request, _run.blank(kind, kind.SIZE) if kind.SIZE else kind())
+
     def put(self, request: str, structure: KvmStruct) -> None:
         """The same with a structure that the kernel reads."""
         result = self._call(request, structure.raw)
@@ -79,7 +84,7 @@ class Descriptor:
     def _call(self, request: str, argument: int | Buffer) -> int:
         code = _CODES.get(request) or number(request)
         fd = self.number if self.number >= 0 else self.fileno()
-        while (result := _run.ioctl(fd, code, argument)) == -errno.EINTR:
+        while (result := _run.ioctl(fd, code, argument)) == _INTERRUPTED:
             fd = self.fileno()
         return result
 

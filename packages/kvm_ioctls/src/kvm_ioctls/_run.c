@@ -19,7 +19,7 @@ struct runner_object {
 };
 
 static PyTypeObject *page_type;
-static PyObject *without_exit_name;
+static PyObject *without_exit_name, *raw_name;
 
 static int runner_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
@@ -219,6 +219,29 @@ static PyObject *system_call(PyObject *module, PyObject *const *args, Py_ssize_t
     return PyErr_Occurred() ? NULL : ioctl_value((int)fd, request, value);
 }
 
+/* blank(kind, size): what kind() is, a structure over `size` zero bytes of its own. */
+static PyObject *blank(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 2 || !PyType_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "blank() takes a class and a size");
+        return NULL;
+    }
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)args[0], Py_tp_alloc);
+    Py_ssize_t size = PyLong_AsSsize_t(args[1]);
+    PyObject *bytes = PyErr_Occurred() ? NULL : PyByteArray_FromStringAndSize(NULL, size);
+    if (bytes == NULL)
+        return NULL;
+    memset(PyByteArray_AsString(bytes), 0, (size_t)size);
+    PyObject *raw = PyMemoryView_FromObject(bytes);
+    PyObject *made = raw == NULL ? NULL : allocate((PyTypeObject *)args[0], 0);
+    if (made != NULL && PyObject_SetAttr(made, raw_name, raw) < 0)
+        Py_CLEAR(made);
+    Py_XDECREF(raw);
+    Py_DECREF(bytes);
+    return made;
+}
+
 static PyObject *kick_signal(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -229,6 +252,8 @@ static PyObject *kick_signal(PyObject *module, PyObject *unused)
 static PyMethodDef functions[] = {
     {"ioctl", (PyCFunction)(void (*)(void))system_call, METH_FASTCALL,
      "ioctl(2) with a number or a buffer; -errno if it failed."},
+    {"blank", (PyCFunction)(void (*)(void))blank, METH_FASTCALL,
+     "A structure of zero bytes, as its class makes one, but quicker."},
     {"drain_coalesced", (PyCFunction)(void (*)(void))coalesced_drain, METH_FASTCALL,
      "The writes in a coalesced ring, which is empty then."},
     {"kick_signal", kick_signal, METH_NOARGS, "The signal that kicks vCPU threads, or -errno."},
@@ -246,9 +271,10 @@ PyMODINIT_FUNC PyInit__run(void)
     if (module == NULL)
         return NULL;
     without_exit_name = PyUnicode_InternFromString("_without_exit");
+    raw_name = PyUnicode_InternFromString("raw");
     page_type = exits_add_types(module);
     PyTypeObject *runner_type = (PyTypeObject *)PyType_FromSpec(&runner_spec);
-    if (without_exit_name == NULL || page_type == NULL || runner_type == NULL
+    if (without_exit_name == NULL || raw_name == NULL || page_type == NULL || runner_type == NULL
         || PyModule_AddType(module, runner_type) < 0
         || PyModule_AddIntConstant(module, "CLOSED", KVM_RUNNER_CLOSED) < 0
         || PyModule_AddIntConstant(module, "BUSY", KVM_RUNNER_BUSY) < 0) {

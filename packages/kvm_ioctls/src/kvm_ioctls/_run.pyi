@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 from kvm_ioctls.exits import Exit, IoIn, IoOut, MmioRead, MmioWrite
 
 Buffer: TypeAlias = Any  # typing.Buffer is Python 3.12's
+_Structure = TypeVar("_Structure")
 _Write = TypeVar("_Write", bound=tuple[object, bytes])
 
 BUSY: int
@@ -13,6 +14,7 @@ CLOSED: int
 
 def ioctl(fd: int, request: int, argument: int | Buffer, /) -> int: ...
 def kick_signal() -> int: ...
+def blank(kind: type[_Structure], size: int, /) -> _Structure: ...
 def drain_coalesced(
     page: Buffer, kind: type[_Write], address: Callable[[int, int], object], /
 ) -> list[_Write]: ...

@@ -25,7 +25,7 @@ class Arm64Vcpu(Resource):
 
     def get_arm_vcpu_events(self) -> ArmVcpuEvents:
         """KVM_GET_VCPU_EVENTS: system errors and aborts on their way into the guest."""
-        return self._fd.fill("KVM_GET_VCPU_EVENTS", ArmVcpuEvents())
+        return self._fd.fetch("KVM_GET_VCPU_EVENTS", ArmVcpuEvents)
 
     def set_arm_vcpu_events(self, events: ArmVcpuEvents) -> None:
         """KVM_SET_VCPU_EVENTS."""

@@ -23,7 +23,7 @@ class Events(Resource):
 
     def get_vcpu_events(self) -> VcpuEvents:
         """KVM_GET_VCPU_EVENTS: exceptions and interrupts on their way into the guest."""
-        return self._fd.fill("KVM_GET_VCPU_EVENTS", VcpuEvents())
+        return self._fd.fetch("KVM_GET_VCPU_EVENTS", VcpuEvents)
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
         """KVM_SET_VCPU_EVENTS."""

@@ -11,7 +11,7 @@ class LocalApic(Resource):
 
     def get_lapic(self) -> LapicState:
         """KVM_GET_LAPIC: the in-kernel local APIC's registers."""
-        return self._fd.fill("KVM_GET_LAPIC", LapicState())
+        return self._fd.fetch("KVM_GET_LAPIC", LapicState)
 
     def set_lapic(self, lapic: LapicState) -> None:
         """KVM_SET_LAPIC."""

@@ -13,7 +13,7 @@ class Registers(Resource):
 
     def get_regs(self) -> Regs:
         """KVM_GET_REGS: general registers, RIP, RFLAGS."""
-        return self._fd.fill("KVM_GET_REGS", Regs())
+        return self._fd.fetch("KVM_GET_REGS", Regs)
 
     def set_regs(self, regs: Regs) -> None:
         """KVM_SET_REGS."""
@@ -21,7 +21,7 @@ class Registers(Resource):
 
     def get_sregs(self) -> Sregs:
         """KVM_GET_SREGS: segments, descriptor tables, control registers, EFER, APIC base."""
-        return self._fd.fill("KVM_GET_SREGS", Sregs())
+        return self._fd.fetch("KVM_GET_SREGS", Sregs)
 
     def set_sregs(self, sregs: Sregs) -> None:
         """KVM_SET_SREGS; EINVAL for a state that no processor can be in."""
@@ -29,7 +29,7 @@ class Registers(Resource):
 
     def get_sregs2(self) -> Sregs2:
         """KVM_GET_SREGS2: as `get_sregs()`, with the page-directory pointers of PAE paging."""
-        return self._fd.fill("KVM_GET_SREGS2", Sregs2())
+        return self._fd.fetch("KVM_GET_SREGS2", Sregs2)
 
     def set_sregs2(self, sregs: Sregs2) -> None:
         """KVM_SET_SREGS2; EINVAL for a state that no processor can be in."""
@@ -37,7 +37,7 @@ class Registers(Resource):
 
     def get_fpu(self) -> Fpu:
         """KVM_GET_FPU: x87 and SSE registers."""
-        return self._fd.fill("KVM_GET_FPU", Fpu())
+        return self._fd.fetch("KVM_GET_FPU", Fpu)
 
     def set_fpu(self, fpu: Fpu) -> None:
         """KVM_SET_FPU; before the first `run()` KVM forgets it: use `set_xsave()` there."""
@@ -61,7 +61,7 @@ class Registers(Resource):
 
     def get_xcrs(self) -> Xcrs:
         """KVM_GET_XCRS: the extended control registers."""
-        return self._fd.fill("KVM_GET_XCRS", Xcrs())
+        return self._fd.fetch("KVM_GET_XCRS", Xcrs)
 
     def set_xcrs(self, xcrs: Xcrs) -> None:
         """KVM_SET_XCRS."""
@@ -69,7 +69,7 @@ class Registers(Resource):
 
     def get_debugregs(self) -> DebugRegs:
         """KVM_GET_DEBUGREGS: the guest's own debug registers."""
-        return self._fd.fill("KVM_GET_DEBUGREGS", DebugRegs())
+        return self._fd.fetch("KVM_GET_DEBUGREGS", DebugRegs)
 
     def set_debugregs(self, debugregs: DebugRegs) -> None:
         """KVM_SET_DEBUGREGS."""

@@ -17,7 +17,7 @@ class Arm64Vm(Resource):
 
     def get_preferred_target(self) -> VcpuInit:
         """KVM_ARM_PREFERRED_TARGET: what `VcpuFd.vcpu_init()` takes on this host."""
-        return self._fd.fill("KVM_ARM_PREFERRED_TARGET", VcpuInit())
+        return self._fd.fetch("KVM_ARM_PREFERRED_TARGET", VcpuInit)
 
     def arm_set_device_addr(self, device: int, address: int) -> None:
         """KVM_ARM_SET_DEVICE_ADDR: where the guest finds an in-kernel device."""

@@ -11,7 +11,7 @@ class Clock(Resource):
 
     def get_clock(self) -> ClockData:
         """KVM_GET_CLOCK: the guest's kvmclock, in nanoseconds."""
-        return self._fd.fill("KVM_GET_CLOCK", ClockData())
+        return self._fd.fetch("KVM_GET_CLOCK", ClockData)
 
     def set_clock(self, clock: ClockData) -> None:
         """KVM_SET_CLOCK; of the `flags` that `get_clock()` reported, only REALTIME may stay."""

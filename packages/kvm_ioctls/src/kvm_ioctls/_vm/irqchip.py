@@ -28,7 +28,7 @@ class InterruptControllers(Resource):
 
     def get_pit2(self) -> PitState2:
         """KVM_GET_PIT2."""
-        return self._fd.fill("KVM_GET_PIT2", PitState2())
+        return self._fd.fetch("KVM_GET_PIT2", PitState2)
 
     def set_pit2(self, pit: PitState2) -> None:
         """KVM_SET_PIT2."""
