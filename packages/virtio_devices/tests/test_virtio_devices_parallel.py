@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from virtio_devices import PackedQueue
+from virtio_devices.testing import PackedDriver
 from vm_memory import GuestMemory
 
 SOURCE = Path(__file__).with_name("parallel_driver.c")
@@ -62,6 +64,34 @@ def test_no_kick_is_lost_in_parallel(drivers, ring, size, event_idx):
         thread.join()
         assert results == [0]
         assert sleeps > 0
+        del table
+
+
+def test_a_batch_of_a_packed_ring_comes_back_at_one_moment(drivers):
+    """Once its first used descriptor is there, all are.
+
+    Of a received frame the driver takes as many as num_buffers says, without waiting (virtio 1.2
+    §5.1.6.4.1).
+    """
+    size = 64
+    with GuestMemory.from_ranges([(0, 0x10000)]) as memory:
+        driver = PackedDriver(memory, 0x1000, size)
+        queue = PackedQueue(memory, driver.layout)
+        for index in range(size):
+            driver.write_descriptor(index, 0x9000, 1, identifier=index)
+        table = memory.table
+        ring = ctypes.c_void_p(table.words[6] + driver.layout.descriptor_ring)
+        results = []
+        thread = threading.Thread(
+            target=lambda: results.append(drivers.watch_packed(ring, size, 1000))
+        )
+        thread.start()
+        while thread.is_alive():
+            chains = queue.pop_batch(size)
+            assert len(chains) in (0, size)
+            queue.add_used_batch([(chain, 0) for chain in chains])
+        thread.join()
+        assert results == [0]
         del table
 
 

@@ -160,6 +160,9 @@ typedef struct {
     Buffer *found; /* of the last walk; room for `found_size`, at most `size` */
     uint32_t found_size;
     char event_idx, indirect, running;
+    char unpublished; /* packed: a batch was begun, by the used descriptor at first_used */
+    uint16_t first_flags;
+    uint64_t first_used;
 } Ring;
 
 /* Where the rules about chains stand. */
@@ -174,7 +177,7 @@ struct format {
     int (*walk)(Ring *ring, Walk *walk);
     /* The position `entries` after another one. */
     uint32_t (*advance)(const Ring *ring, uint32_t position, uint32_t entries);
-    /* Write a used element at next_used; not yet visible, where one index shows a batch. */
+    /* Write a used element at next_used; the driver sees none of a batch before `publish`. */
     void (*use)(Ring *ring, uint32_t head, uint32_t length, uint32_t entries);
     /* Make what was used visible. */
     void (*publish)(Ring *ring);

@@ -102,18 +102,33 @@ static int walk_next(Ring *ring, Walk *walk)
                      "has buffer id %u, which the device still holds", (unsigned)walk->head);
 }
 
+/* The flags of the first descriptor of a batch are left to `publish`: the driver looks there first,
+ * and all of the buffers of a frame have to be there together (§5.1.6.4.1). */
 static void use(Ring *ring, uint32_t head, uint32_t length, uint32_t Py_UNUSED(entries))
 {
     uint64_t descriptor = offset_of(ring->next_used);
     uint16_t flags = ring->next_used & WRAP ? MARKS : 0;
 
+    if (length)
+        flags |= WRITE; /* §2.8.3 */
     store32(ring, DESCRIPTORS, descriptor + LENGTH, length);
     store16(ring, DESCRIPTORS, descriptor + ID, (uint16_t)head);
-    /* After length and id (§2.8.15): the store is a release. WRITE: see §2.8.3. */
-    store16(ring, DESCRIPTORS, descriptor + FLAGS, length ? flags | WRITE : flags);
+    if (ring->unpublished)
+        store16(ring, DESCRIPTORS, descriptor + FLAGS, flags);
+    else {
+        ring->first_used = descriptor;
+        ring->first_flags = flags;
+        ring->unpublished = 1;
+    }
 }
 
-static void publish(Ring *Py_UNUSED(ring)) { /* each descriptor showed itself */ }
+/* After length and id of this and of all others (§2.8.15): the store is a release. */
+static void publish(Ring *ring)
+{
+    if (ring->unpublished)
+        store16(ring, DESCRIPTORS, ring->first_used + FLAGS, ring->first_flags);
+    ring->unpublished = 0;
+}
 
 static int wants(Ring *ring, uint32_t added)
 {
