@@ -282,6 +282,23 @@ def test_a_refused_frame_is_handed_over_in_its_place(ring, make_memory, wire):
     assert arrived(far) == [messages[0], *messages[2:]]
 
 
+def test_a_large_frame_in_very_many_pieces_is_refused(ring, make_memory, wire):
+    """As by the kernel, whose limit is not much higher; after those before it, and alone."""
+    near, far = wire
+    driver, queue = ring.pair(make_memory(), 1024, span=0x100000)
+    for data, pieces in (
+        (message(0, 1000), 300),
+        (message(1, LARGE), 512),
+        (message(2, LARGE), 513),
+    ):
+        driver.add(driver_parts(data, pieces), indirect=True)
+    departures = Departures(queue)
+    assert departures.send(near.fileno(), 64) == (2, 1000 + LARGE - 2 * HEADER_SIZE, 0, None)
+    sent, _, error, chain = departures.send(near.fileno(), 64)
+    assert (sent, error, chain.reader.size) == (0, errno.EINVAL, LARGE)
+    assert arrived(far) == [message(0, 1000), message(1, LARGE)]
+
+
 def test_a_descriptor_that_is_full_leaves_the_rest_available(ring, make_memory, wire):
     """Nothing stays in flight."""
     near, far = wire
