@@ -106,6 +106,7 @@ def test_queues_have_the_size_that_is_asked_for(wire):
     "features",
     [
         *(F.GUEST_TSO4, F.GUEST_TSO6, F.GUEST_UFO, F.HOST_TSO4, F.HOST_TSO6, F.HOST_UFO),
+        *(F.GUEST_USO4, F.GUEST_USO6, F.HOST_USO),
         *(F.GUEST_CSUM | F.GUEST_ECN, F.CSUM | F.HOST_ECN),
         *(F.CTRL_RX, F.CTRL_VQ | F.CTRL_RX_EXTRA, F.MQ, F.CTRL_MAC_ADDR, F.CTRL_GUEST_OFFLOADS),
         *(F.GUEST_ANNOUNCE | F.CTRL_VQ, F.GUEST_ANNOUNCE | F.STATUS),

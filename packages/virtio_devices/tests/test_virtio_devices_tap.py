@@ -39,6 +39,7 @@ def needs_root(test):
 
 F = NetFeature
 EVERYTHING = (1 << 24) - 1
+USO = int(F.GUEST_USO4 | F.GUEST_USO6 | F.HOST_USO)
 CLONE_NEWNET = 0x40000000
 GUEST_MAC = bytes.fromhex("020000000002")
 HOST, GUEST = "10.9.8.1", "10.9.8.2"
@@ -459,6 +460,39 @@ def test_datagrams_arrive_whole_both_ways(card, namespace, wanted):
             net.send(ethernet(mac, 0x0800, udp(payload)))
             received.update(end.recv(2000))
     assert received.digest() == sent.digest()
+
+
+@needs_root
+@pytest.mark.parametrize("wanted", [USO, int(F.GUEST_USO4), 0])
+def test_datagrams_are_segmented_where_it_was_agreed(card, namespace, wanted):
+    """The guest gets what the host's kernel left whole, in one frame; of half the pair, nothing.
+
+    What the guest left whole the kernel takes in any case: not to send it is the driver's duty.
+    """
+    net = card(EVERYTHING | wanted)
+    if not net.device.features & USO:
+        pytest.skip("this kernel has no UDP segmentation on TAP interfaces")
+    assert net.device.features & USO == USO
+    know_the_guest(namespace)
+    end = namespace.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    end.bind((HOST, PORT))
+    end.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
+    payload = bytes(range(250)) * 14
+    end.sendto(payload, (GUEST, PORT))
+    frames = []
+    while sum(len(frame) - 42 for _, frame in frames) < len(payload):
+        frames += net.receive()
+    assert b"".join(frame[42:] for _, frame in frames) == payload
+    whole = struct.pack("<BBHHHH", 1, 5, 42, 1000, 34, 6)
+    if wanted == USO:
+        assert [header[:10] for header, _ in frames] == [whole]
+    else:
+        assert [len(frame) - 42 for _, frame in frames] == [1000, 1000, 1000, 500]
+    big = ethernet(host_mac(namespace), 0x0800, udp(payload, partial=True))
+    net.send(big, header=whole + b"\0\0")
+    assert [end.recv(4000) for _ in range(4)] == [
+        payload[start : start + 1000] for start in range(0, 3500, 1000)
+    ]
 
 
 class Cable:

@@ -24,13 +24,13 @@ class NetBackend(Protocol):
 
     @property
     def features(self) -> int:
-        """The offloads that it can do: `NetFeature` bits from CSUM to HOST_UFO, no others."""
+        """The offloads that it can do: `NetFeature` bits that are about offloads, no others."""
 
     def set_offloads(self, features: int) -> None:
         """Give the driver such frames from now on, and no others.
 
         Args:
-            features: the `NetFeature` bits GUEST_CSUM to GUEST_UFO, a subset of `features`.
+            features: the `NetFeature` bits of the guest's offloads, a subset of `features`.
 
         Raises:
             OSError: the host does not do it.

@@ -6,7 +6,7 @@ from enum import IntFlag
 
 
 class NetFeature(IntFlag):
-    """What a network device offers (virtio 1.2 §5.1.3)."""
+    """What a network device offers (virtio 1.2 §5.1.3; the three of USO: virtio 1.3 §5.1.3)."""
 
     CSUM = 1 << 0
     GUEST_CSUM = 1 << 1
@@ -29,16 +29,23 @@ class NetFeature(IntFlag):
     GUEST_ANNOUNCE = 1 << 21
     MQ = 1 << 22
     CTRL_MAC_ADDR = 1 << 23
+    GUEST_USO4 = 1 << 54
+    GUEST_USO6 = 1 << 55
+    HOST_USO = 1 << 56
 
 
 _F = NetFeature
 
 #: What the driver lets the device send to it; can be changed by CTRL_GUEST_OFFLOADS.
-GUEST_OFFLOADS = int(_F.GUEST_CSUM | _F.GUEST_TSO4 | _F.GUEST_TSO6 | _F.GUEST_ECN | _F.GUEST_UFO)
+GUEST_OFFLOADS = int(
+    _F.GUEST_CSUM
+    | (_F.GUEST_TSO4 | _F.GUEST_TSO6 | _F.GUEST_ECN | _F.GUEST_UFO)
+    | (_F.GUEST_USO4 | _F.GUEST_USO6)
+)
 
 #: What only a backend can promise: these bits pass through it.
 BACKEND_FEATURES = GUEST_OFFLOADS | int(
-    _F.CSUM | _F.HOST_TSO4 | _F.HOST_TSO6 | _F.HOST_ECN | _F.HOST_UFO
+    _F.CSUM | _F.HOST_TSO4 | _F.HOST_TSO6 | _F.HOST_ECN | _F.HOST_UFO | _F.HOST_USO
 )
 
 # A feature, and a set of which at least one must come with it (virtio 1.2 §5.1.3.1).
@@ -49,10 +56,13 @@ _REQUIREMENTS = tuple(
         (_F.GUEST_TSO6, _F.GUEST_CSUM),
         (_F.GUEST_ECN, _F.GUEST_TSO4 | _F.GUEST_TSO6),
         (_F.GUEST_UFO, _F.GUEST_CSUM),
+        (_F.GUEST_USO4, _F.GUEST_CSUM),
+        (_F.GUEST_USO6, _F.GUEST_CSUM),
         (_F.HOST_TSO4, _F.CSUM),
         (_F.HOST_TSO6, _F.CSUM),
         (_F.HOST_ECN, _F.HOST_TSO4 | _F.HOST_TSO6),
         (_F.HOST_UFO, _F.CSUM),
+        (_F.HOST_USO, _F.CSUM),
         (_F.CTRL_RX, _F.CTRL_VQ),
         (_F.CTRL_RX_EXTRA, _F.CTRL_RX),
         (_F.GUEST_ANNOUNCE, _F.CTRL_VQ),

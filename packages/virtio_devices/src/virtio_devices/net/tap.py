@@ -42,16 +42,19 @@ _NEEDED = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
 _ifreq = struct.Struct("16sH22x")
 _NAME_SIZE = 15  # IFNAMSIZ without the zero at the end
 
-# TUN_F_* of what the guest can be given.
+# TUN_F_* of what the guest can be given. Those of USO the kernel takes together alone.
+_USO = int(NetFeature.GUEST_USO4 | NetFeature.GUEST_USO6)
 _OFFLOAD_FLAGS = (
     (int(NetFeature.GUEST_CSUM), 0x01),
     (int(NetFeature.GUEST_TSO4), 0x02),
     (int(NetFeature.GUEST_TSO6), 0x04),
     (int(NetFeature.GUEST_ECN), 0x08),
     (int(NetFeature.GUEST_UFO), 0x10),
+    (_USO, 0x60),
 )
 
-# What the guest may send: the kernel takes these from every tap that has headers.
+# What the guest may send: the kernel takes these from every tap that has headers, and USO if it
+# gives USO.
 _HOST_FEATURES = int(
     NetFeature.CSUM
     | NetFeature.HOST_TSO4
@@ -85,6 +88,8 @@ class Tap:
         try:
             self._prepare()
             self.features = _HOST_FEATURES | self._probe_offloads()
+            if self.features & _USO:
+                self.features |= int(NetFeature.HOST_USO)
         except TapError:
             self._fds = ()
             raise
@@ -152,7 +157,7 @@ class Tap:
             raise TapError(
                 self.name, None, f"TAP interface {self.name} has no offloads {features:#x}"
             )
-        flags = sum(flag for feature, flag in _OFFLOAD_FLAGS if features & feature)
+        flags = sum(flag for feature, flag in _OFFLOAD_FLAGS if features & feature == feature)
         self._ioctl(_TUNSETOFFLOAD, flags, "set its offloads")
 
     def set_active_queues(self, count: int) -> None:
