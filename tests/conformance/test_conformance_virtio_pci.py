@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import guests
 import pytest
 
 from kvm_ioctls import IoOut, MmioWrite
-from virtio_devices import PciTransport, Rng
+from virtio_devices import Net, PciTransport, Rng
 from virtio_devices.testing import PciDriver, SplitDriver
 from vm_allocator import Range, SystemAllocator
 from vm_memory import GuestMemory, GuestRegion
@@ -18,6 +21,8 @@ from vmm_reference.pci import PciSegment
 
 if TYPE_CHECKING:
     from machine import Machine
+
+    from virtio_devices import Device
 
 VECTOR = 0x51
 READY, HANDLED = 0xE1, 0xE0
@@ -54,9 +59,9 @@ class Registers:
 
 
 class Bench:
-    """A machine with an entropy device on its PCI bus."""
+    """A machine with a device on its PCI bus."""
 
-    def __init__(self, machine: Machine, loop: EventLoop):
+    def __init__(self, machine: Machine, loop: EventLoop, device: Device):
         self.machine = machine
         self.memory = GuestMemory([GuestRegion(0, machine.memory)])
         mmio = Bus("memory")
@@ -67,7 +72,7 @@ class Bench:
             pci_mmio64=Range(1 << 32, (1 << 36) - 1),
         )
         self.segment = PciSegment(machine.vm, Bus("ports", 1 << 16), mmio, allocator)
-        self.segment.add_virtio(Rng(lambda size: b"\x5a" * size), self.memory, loop, print)
+        self.segment.add_virtio(device, self.memory, loop, print)
         self.registers = Registers(self.segment, mmio)
         self.registers.move(BAR)
         self.driver = PciDriver(self.registers)
@@ -96,19 +101,27 @@ class Bench:
         return used.data
 
 
-@pytest.fixture
-def bench(irq_machine):
+@contextlib.contextmanager
+def on_a_bench(machine, device):
+    """A bench with `device`, which works meanwhile."""
     errors = []
     with EventLoop(errors.append) as loop:
-        made = Bench(irq_machine, loop)
+        made = Bench(machine, loop, device)
         loop.start()
         yield made
         loop.stop()
         made.segment.close()
-        irq_machine.vcpu.close()  # which borrow the memory
-        irq_machine.vm.close()
+        machine.vcpu.close()  # which borrow the memory
+        machine.vm.close()
         made.memory.close()
     assert errors == []
+
+
+@pytest.fixture
+def bench(irq_machine):
+    """A machine with an entropy device."""
+    with on_a_bench(irq_machine, Rng(lambda size: b"\x5a" * size)) as made:
+        yield made
 
 
 def test_a_guest_kicks_and_is_interrupted(bench):
@@ -159,3 +172,52 @@ def test_the_machine_s_lines_survive_a_message(bench):
     assert bench.machine.next_out()[0] == READY
     bench.machine.vm.set_irq_line(PIN, True)
     assert bench.next_handled() == 1
+
+
+class Wire:
+    """A network backend without offloads, whose other end is a socket."""
+
+    features = 0
+
+    def __init__(self):
+        self._near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._near.setblocking(False)
+        self.far.settimeout(10)
+        self.queue_fds = (self._near.fileno(),)
+
+    def set_offloads(self, features):
+        assert features == 0
+
+    def set_active_queues(self, count):
+        assert count == 1
+
+    def close(self):
+        self._near.close()
+        self.far.close()
+
+
+def test_a_network_card_is_kicked_and_wakes_its_guest(irq_machine):
+    """A frame goes out by an ioeventfd; the wire brings another, which is a message's interrupt."""
+    header, arrives = bytes(10) + b"\1\0", b"to the guest".ljust(60)
+    leaves = b"from the guest".ljust(60)
+    with (
+        contextlib.closing(Wire()) as wire,
+        on_a_bench(irq_machine, Net(wire)) as bench,
+        ThreadPoolExecutor(1) as host,
+    ):
+        receive, send = bench.queue, SplitDriver(bench.memory, QUEUE + 0x10000, 8)
+        bench.driver.enable_msix()
+        bench.driver.set_vector(1, 0xFEE0_0000, VECTOR)
+        bench.driver.negotiate()
+        bench.driver.add_queue(0, receive, vector=1)
+        bench.driver.add_queue(1, send, vector=0xFFFF)
+        bench.driver.start()
+        receive.add(writable=[2048])
+        send.add([bytes(12), leaves])
+        bench.machine.long_mode(guests.KICK_AND_WAIT, rdi=BAR + PciTransport.notify_offset(1))
+        bench.machine.handler(VECTOR, guests.EOI_HANDLER)
+        assert bench.machine.next_out()[0] == READY
+        answered = host.submit(lambda: (wire.far.recv(2048), wire.far.send(bytes(12) + arrives)))
+        assert bench.next_handled() == 1
+        assert answered.result()[0] == bytes(12) + leaves
+        assert bench.collect() == header + arrives

@@ -1,22 +1,26 @@
-"""A whole machine with a disk: a guest of ours drives it through registers, kick and interrupt.
+"""A whole machine with a device: a guest of ours drives it through registers, kick and interrupt.
 
 The guest is a table of register writes, a kick, and two loops that wait: for the used ring, and
-for the interrupt controller to show the line. It prints what the disk gave it.
+for the interrupt controller to show the line. It prints what the device gave it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Interface
+from pathlib import Path
 
 import pytest
 
 from vmm_reference import HostIo, HypervisorChoice, MemoryConfig, PayloadConfig, Vm, VmConfig
-from vmm_reference.virtio_config import DiskConfig, VirtioTransport
+from vmm_reference.virtio_config import DiskConfig, NetConfig, VirtioTransport
 
 ENTRY = 0x100_0000  # where conftest's `elf_kernel` is loaded
 TABLE, RINGS, DATA, PAGE_DIRECTORY = (ENTRY + offset for offset in (0x200, 0x400, 0x800, 0x1000))
-AVAILABLE, USED, HEADER = RINGS + 0x100, RINGS + 0x200, RINGS + 0x300
+USED, HEADER, OTHER_RINGS = RINGS + 0x200, RINGS + 0x300, RINGS + 0x800
 REGISTERS = 0xFED0_0000  # the first virtio-mmio device's
 LINE = 5  # and its interrupt line
 PDPT_ENTRY = 0xA000 + 8 * 3  # arch.x86_64.layout.PDPT_START: the fourth GiB
@@ -40,35 +44,56 @@ CODE = b"".join(
 )
 
 
-def register_writes():
-    """(address, value) of what a driver writes to start a device with one queue (§3.1.1)."""
+def register_writes(rings, kick):
+    """(address, value) of what a driver writes to start a device with these queues (§3.1.1)."""
     writes = [(0x070, 0), (0x070, 1), (0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11)]
-    writes += [(0x030, 0), (0x038, QUEUE_SIZE)]
-    for register, address in ((0x080, RINGS), (0x090, AVAILABLE), (0x0A0, USED)):
-        writes += [(register, address), (register + 4, 0)]
-    writes += [(0x044, 1), (0x070, 15), (0x050, 0)]
+    for index, base in enumerate(rings):
+        writes += [(0x030, index), (0x038, QUEUE_SIZE)]
+        for register, offset in ((0x080, 0), (0x090, 0x100), (0x0A0, 0x200)):
+            writes += [(register, base + offset), (register + 4, 0)]
+        writes.append((0x044, 1))
+    writes += [(0x070, 15), (0x050, kick)]
     return [(REGISTERS + register, value) for register, value in writes]
 
 
-def guest_image(kind, sector, size):
-    """The program with its table, and one request in its rings."""
+def guest_image(kick, chains, contents):
+    """The program with its table, and one chain in each of its queues.
+
+    Args:
+        kick: the queue that is kicked.
+        chains: by the place of a queue's rings, its descriptors (address, size, flags, next), and
+            the flags of its available ring.
+        contents: what else is in memory, by its address.
+    """
     image = bytearray(0x2000)
     image[: len(CODE)] = CODE
-    table = b"".join(struct.pack("<II", *write) for write in register_writes())
-    descriptors = b"".join(
-        struct.pack("<QIHH", *descriptor)
-        for descriptor in ((HEADER, 16, 1, 1), (DATA, size, 3, 2), (DATA + size, 1, 2, 0))
-    )
-    for address, content in (
-        (TABLE, table),
-        (RINGS, descriptors),
-        (AVAILABLE, struct.pack("<3H", 0, 1, 0)),
-        (HEADER, struct.pack("<IIQ", kind, 0, sector)),
-        (DATA + size, b"\xff"),  # no status yet
-        (PAGE_DIRECTORY + 8 * (REGISTERS >> 21 & 511), struct.pack("<Q", 0xFEC0_0083)),
-    ):
+    table = b"".join(struct.pack("<II", *write) for write in register_writes(chains, kick))
+    parts = {TABLE: table, **contents}
+    for base, (descriptors, flags) in chains.items():
+        parts[base] = b"".join(struct.pack("<QIHH", *each) for each in descriptors)
+        parts[base + 0x100] = struct.pack("<3H", flags, 1, 0)
+    parts[PAGE_DIRECTORY + 8 * (REGISTERS >> 21 & 511)] = struct.pack("<Q", 0xFEC0_0083)
+    for address, content in parts.items():
         image[address - ENTRY : address - ENTRY + len(content)] = content
     return bytes(image)
+
+
+def disk_reader(kind, sector, size):
+    """A guest that makes one request of a disk."""
+    status = DATA + size
+    chain = [(HEADER, 16, 1, 1), (DATA, size, 3, 2), (status, 1, 2, 0)]
+    header = struct.pack("<IIQ", kind, 0, sector)
+    return guest_image(0, {RINGS: (chain, 0)}, {HEADER: header, status: b"\xff"})
+
+
+def frame_sender(frame):
+    """A guest that sends a frame, without wanting to hear of it, and waits for another one."""
+    sent = bytes(12) + frame
+    chains = {
+        RINGS: ([(DATA, 0x200, 2, 0)], 0),
+        OTHER_RINGS: ([(HEADER, len(sent), 0, 0)], 1),
+    }
+    return guest_image(1, chains, {HEADER: sent})
 
 
 @pytest.fixture(params=["soft", "kvm"])
@@ -80,24 +105,31 @@ def choice(request):
 
 
 @pytest.fixture
-def run(elf_kernel, choice):
-    """A function that runs the guest on a disk and returns what it printed."""
+def run_image(elf_kernel, choice):
+    """A function that runs a guest with devices and returns what it printed."""
 
-    def run_guest(path, **options):
+    def run(image, **devices):
         output = bytearray()
         config = VmConfig(
-            payload=PayloadConfig(kernel=elf_kernel(guest_image(0, 3, 512))),
+            payload=PayloadConfig(kernel=elf_kernel(image)),
             memory=MemoryConfig(64 << 20),
             hypervisor=choice,
-            disks=(DiskConfig(path, **options),),
             virtio_transport=VirtioTransport.MMIO,
+            **devices,
         )
         with Vm(config, io=HostIo(stdin=None, console=output.extend)) as vm:
             vm.boot()
             assert vm.wait(20_000_000_000) is not None
         return bytes(output)
 
-    return run_guest
+    return run
+
+
+@pytest.fixture
+def run(run_image):
+    """A function that runs the guest on a disk and returns what it printed."""
+    image = disk_reader(0, 3, 512)
+    return lambda path, **options: run_image(image, disks=(DiskConfig(path, **options),))
 
 
 @pytest.mark.parametrize("direct", [False, True])
@@ -119,3 +151,31 @@ def test_two_machines_share_no_writable_disk(run, tmp_path):
     path.write_bytes(bytes(4096))
     assert run(path) == bytes(513)
     assert run(path) == bytes(513)
+
+
+GUEST_MAC, HOST_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+ARP = bytes.fromhex("0001 0800 06 04")  # Ethernet, IPv4, the sizes of their addresses (RFC 826)
+HOST, GUEST = bytes([10, 1, 2, 3]), bytes([10, 1, 2, 4])
+
+
+def enter_namespace():
+    """Leave this machine's network for one without IPv6, whose kernel says nothing unasked."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x40000000):
+        raise OSError(ctypes.get_errno(), "unshare")
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a network namespace")
+def test_a_guest_and_its_host_exchange_frames(run_image):
+    """A question by ioeventfd, the answer by the TAP interface's own readiness and an irqfd."""
+    question = ARP + b"\0\1" + GUEST_MAC + GUEST + bytes(6) + HOST
+    image = frame_sender(b"\xff" * 6 + GUEST_MAC + b"\x08\x06" + question)
+    card = NetConfig(tap="arp", mac=GUEST_MAC, host_mac=HOST_MAC, ip=IPv4Interface("10.1.2.3/24"))
+    with ThreadPoolExecutor(1, initializer=enter_namespace) as inside:
+        printed = inside.submit(run_image, image, nets=(card,)).result()
+    answer = ARP + b"\0\2" + HOST_MAC + HOST + GUEST_MAC + GUEST
+    header, frame = printed[:12], printed[12:54]
+    assert header == bytes(10) + b"\1\0"
+    assert frame == GUEST_MAC + HOST_MAC + b"\x08\x06" + answer
