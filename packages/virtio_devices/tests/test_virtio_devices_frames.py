@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virtio_devices import DriverViolation, VirtioUsageError
+from virtio_devices import DriverViolation, SplitQueue, VirtioUsageError
 from virtio_devices._core import Arrivals, Departures
+from virtio_devices.net.counters import NetCounters
 from virtio_devices.net.frame import HEADER_SIZE, LARGEST, SMALLEST
+from virtio_devices.net.receive import Receiver
+from virtio_devices.testing import SplitDriver
 from vm_memory import GuestMemory
 
 BATCH = 64
@@ -316,6 +319,29 @@ def test_a_descriptor_that_is_full_leaves_the_rest_available(ring, make_memory, 
         assert sent or error
         came += arrived(far)
     assert came == [message(number, 1000) for number in range(60)]
+
+
+class RestlessQueue(SplitQueue):
+    """Whose driver has just added something, whenever it is asked."""
+
+    def enable_notification(self):
+        return True
+
+
+def test_a_frame_that_waits_at_the_end_of_a_call_is_not_forgotten(make_memory, wire):
+    """No kick follows, so the caller is to come again, though the backend has no more frames."""
+    near, far = wire
+    memory = make_memory()
+    driver = SplitDriver(memory, 0x1000, 16)
+    queue = RestlessQueue(memory, driver.layout)
+    receiver = Receiver(queue, near.fileno(), NetCounters(), mergeable=True, mtu=0)
+    for _ in range(2):
+        driver.add(writable=[60])
+    far.send(message(1, 200))
+    assert receiver.process(link_up=True)
+    driver.add(writable=[100])
+    assert not receiver.process(link_up=True)
+    assert b"".join(used.data for used in driver.collect())[12:] == message(1, 200)[12:]
 
 
 def pages_of(ranges):

@@ -77,7 +77,7 @@ class Receiver:
             if arrivals.waiting and not self._queue.enable_notification():
                 return False
             left -= max(before - arrivals.waiting, 1)
-        return more
+        return more or arrivals.waiting > 0
 
     def _read(self, limit: int) -> bool:
         """The next frames; False if there are no others behind them."""
