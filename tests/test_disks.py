@@ -233,15 +233,27 @@ def busybox():
     return archive[data : data + size]
 
 
-def test_random_numbers(boot):
-    """/dev/hwrng is the host's source, through the kernel's driver, and no two reads are alike."""
+@pytest.mark.parametrize("transport", ["pci", "mmio"])
+def test_random_numbers(boot, transport):
+    """/dev/hwrng is the host's source, through the kernel's driver; no two pieces are alike."""
     script = """
         cat /sys/class/misc/hw_random/rng_current
-        head -c 64 /dev/hwrng | od -An -tx1 -v
+        head -c 65536 /dev/hwrng | od -An -tx8 -v
     """
-    ended = boot("--rng", "src=/dev/urandom", "--exec", script)
+    flags = ("--rng", "src=/dev/urandom", "--virtio-transport", transport)
+    ended = boot(*flags, "--exec", script)
     name, *lines = ended.stdout.decode().splitlines()
     assert name.startswith("virtio_rng")
-    numbers = bytes.fromhex("".join(lines))
-    assert len(numbers) == 64
-    assert numbers[:32] != numbers[32:]
+    numbers = [number for line in lines for number in line.split()]
+    assert len(numbers) == 65536 // 8
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_a_source_of_random_numbers_that_ends(boot, tmp_path):
+    """The host is told, and the guest waits for numbers in vain; its machine goes on."""
+    source = tmp_path / "numbers"
+    source.write_bytes(noise(1024, 4))
+    ended = boot("--rng", f"src={source}", "--exec", "timeout 1 head -c 2048 /dev/hwrng | wc -c")
+    assert int(ended.stdout) < 1024  # Linux takes of it for itself, too
+    assert f"{source} has no more random bytes" in ended.stderr
+    assert ended.code == 0
