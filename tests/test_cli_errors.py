@@ -88,6 +88,8 @@ def test_bad_initramfs(vmm, files, name):
         ("--cpus", "boot=100000"),
         ("--serial", "telegraph"),
         ("--serial", "file="),
+        ("--console", "telegraph"),
+        ("--console", "file="),
         ("--net", "vmtap0"),
         ("--net", "tap=an-interface-with-a-long-name"),
         ("--net", "tap=vmtap0,mac=02:00:00:00:00"),
@@ -111,14 +113,23 @@ def test_bad_value(vmm, files, flag, value):
     assert flag in ended.stderr
 
 
-@pytest.mark.parametrize("flag", ["--log-file", "--serial"])
+@pytest.mark.parametrize("flag", ["--log-file", "--serial", "--console"])
 def test_unwritable_output(vmm, files, flag):
     """A log or console file that cannot be opened is named."""
     path = files / "no" / "such" / "folder"
-    value = f"file={path}" if flag == "--serial" else path
+    value = path if flag == "--log-file" else f"file={path}"
     ended = vmm("--hypervisor", "soft", "--kernel", files / "good", flag, value, timeout=TIMEOUT)
     assert_one_sentence(ended, USAGE)
     assert str(path) in ended.stderr
+
+
+def test_two_consoles_on_one_terminal(vmm, files):
+    """The serial port and the virtio console cannot both have it; the sentence says what can."""
+    arguments = ("--kernel", files / "good", "--serial", "tty", "--console", "tty")
+    ended = vmm("--hypervisor", "soft", *arguments, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert "--console 'tty'" in ended.stderr
+    assert "--serial null" in ended.stderr
 
 
 def test_memory_beyond_the_host(vmm, files):

@@ -50,6 +50,13 @@ def test_exec_leaves_the_console_out():
     assert config("--exec", "true", "--serial", "tty").serial.mode is SerialMode.TTY
 
 
+def test_one_terminal():
+    """A console on the terminal leaves the serial port none, unless that is asked for."""
+    assert config("--console", "tty").serial.mode is SerialMode.NULL
+    assert config("--console", "pty").serial.mode is SerialMode.TTY
+    assert config("--console", "tty", "--serial", "tty").serial.mode is SerialMode.TTY
+
+
 def test_every_flag_has_an_example():
     """The help of every flag that takes a value shows how it is used."""
     for action in flags.make_parser()._actions:
@@ -79,6 +86,9 @@ def test_reset_is_told(soft):
         (["--cpus", ""], ["--cpus ''", "boot=1"]),
         (["--cpus", "boot=0"], ["--cpus", "at least one"]),
         (["--serial", "telegraph"], ["--serial", "telegraph", "file=PATH"]),
+        (["--console", "telegraph"], ["--console", "telegraph", "pty", "file=PATH"]),
+        (["--console", "tty", "--serial", "tty"], ["--console 'tty'", "--serial null"]),
+        (["--console", "file=/no/such/folder/x"], ["--console", "/no/such/folder/x"]),
         (["--hypervisor", "xen"], ["--hypervisor", "xen", "auto, kvm, soft"]),
         (["--kernel", "/does/not/exist"], ["--kernel", "/does/not/exist"]),
         (["--kernel", "/"], ["--kernel", "/"]),

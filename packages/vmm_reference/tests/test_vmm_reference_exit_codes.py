@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from vmm_reference import errors
@@ -29,6 +31,13 @@ def test_table(kind, code):
 def test_signal():
     """A signal's code is 128 and its number."""
     assert VmExit.by_signal(15).code == 143
+
+
+@pytest.mark.parametrize(("number", "code"), [("EPIPE", 141), ("EIO", 129), ("ENOSPC", 1)])
+def test_lost_stdout(number, code):
+    """As a program ends by SIGPIPE or SIGHUP; anything else is the host's failure."""
+    error = OSError(getattr(errno, number), "told so")
+    assert VmExit.by_lost_stdout(error).code == code
 
 
 def test_every_end_has_a_code():

@@ -14,6 +14,7 @@ from vmm_reference.config import PayloadConfig, SerialConfig, SerialMode, VmConf
 from vmm_reference.errors import HostError, InputFileError, OptionError, UsageError
 from vmm_reference.payload import Payload, choose_payload, load, make_cmdline
 from vmm_reference.terminal import Size
+from vmm_reference.virtio_config import ConsoleConfig, ConsoleMode
 
 MIB = 1 << 20
 
@@ -31,6 +32,28 @@ MIB = 1 << 20
 def test_cmdline(serial, cmdline):
     """The console is the port if there is one; nobody's console is quiet; a panic resets."""
     assert make_cmdline(serial) == cmdline
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        (ConsoleMode.TTY, "console=hvc0 panic"),
+        (ConsoleMode.PTY, "console=hvc0 panic"),
+        (ConsoleMode.NULL, "quiet panic"),
+        (ConsoleMode.OFF, "quiet panic"),
+    ],
+)
+def test_cmdline_with_a_virtio_console(mode, words):
+    """It is the console of programs, so it comes last; who would see nothing gets nothing."""
+    console = ConsoleConfig(mode)
+    assert make_cmdline(SerialConfig(SerialMode.OFF), console).startswith(words)
+    assert make_cmdline(SerialConfig(SerialMode.NULL), console).startswith(f"console=ttyS0 {words}")
+
+
+def test_a_virtio_console_tells_its_size_itself():
+    """What the command line says would be true of the beginning only."""
+    cmdline = make_cmdline(SerialConfig(), ConsoleConfig(ConsoleMode.TTY), size=Size(33, 101))
+    assert "py_vmm.rows" not in cmdline
 
 
 def test_cmdline_tells_the_terminals_size():

@@ -177,6 +177,25 @@ def test_stop_and_continue(signalled, slave):
     assert not is_raw(slave)
 
 
+def test_a_resize_is_told(slave):
+    """Every SIGWINCH of a terminal, one that comes during another too; none without a terminal."""
+    before = signal.getsignal(signal.SIGWINCH)
+    told = []
+
+    def on_resize():
+        told.append(len(told))
+        if len(told) == 1:
+            signal.raise_signal(signal.SIGWINCH)
+
+    with SignalHandlers(print, Terminal(slave), on_resize):
+        signal.raise_signal(signal.SIGWINCH)
+    assert told == [0, 1]
+    with SignalHandlers(print, None, on_resize):
+        signal.raise_signal(signal.SIGWINCH)
+    assert told == [0, 1]
+    assert signal.getsignal(signal.SIGWINCH) == before
+
+
 def test_handlers_are_put_back():
     """After the block the process's own handlers are there again."""
     before = signal.getsignal(signal.SIGTERM)

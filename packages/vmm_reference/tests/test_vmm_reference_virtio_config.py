@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from vmm_reference import flags
 from vmm_reference.errors import OptionError
-from vmm_reference.virtio_config import DiskConfig, RngConfig, VirtioTransport
+from vmm_reference.virtio_config import (
+    ConsoleConfig,
+    ConsoleMode,
+    DiskConfig,
+    RngConfig,
+    VirtioTransport,
+)
 
 words = st.text(
     st.characters(codec="utf-8", exclude_characters='"[]', exclude_categories=["Cc"]), min_size=1
@@ -40,6 +46,19 @@ def test_disk_round_trip(disk):
 def test_rng_round_trip(path):
     """A source's text is read back as the same source."""
     assert RngConfig.parse(str(RngConfig(Path(path)))) == RngConfig(Path(path))
+
+
+@given(words)
+def test_console_file_round_trip(path):
+    """A file's path survives being written and read."""
+    console = ConsoleConfig(ConsoleMode.FILE, Path(path))
+    assert ConsoleConfig.parse(str(console)) == console
+
+
+@pytest.mark.parametrize("text", ["off", "null", "tty", "pty"])
+def test_console_mode_round_trip(text):
+    """The modes without a file are single words."""
+    assert str(ConsoleConfig.parse(text)) == text
 
 
 def test_a_disk_needs_only_a_path():
@@ -86,6 +105,21 @@ def test_impossible_sources(text):
         RngConfig.parse(text)
 
 
+@pytest.mark.parametrize("text", ["", "telegraph", "file", "file=", "TTY", "tty,iommu=on"])
+def test_impossible_consoles(text):
+    """One sentence with the value in it."""
+    with pytest.raises(OptionError, match="--console"):
+        ConsoleConfig.parse(text)
+
+
+def test_a_file_goes_with_mode_file():
+    """And with no other."""
+    with pytest.raises(OptionError, match="--console"):
+        ConsoleConfig(ConsoleMode.FILE)
+    with pytest.raises(OptionError, match="--console"):
+        ConsoleConfig(ConsoleMode.TTY, Path("x"))
+
+
 @pytest.mark.parametrize("text", ["", "isa", "MMIO"])
 def test_impossible_transports(text):
     """There is only what there is."""
@@ -105,4 +139,6 @@ def test_devices_from_the_command_line():
     assert config().rng is None
     assert config("--rng", "src=/dev/random").rng == RngConfig(Path("/dev/random"))
     assert config().virtio_transport is VirtioTransport.PCI
+    assert config().console == ConsoleConfig()
+    assert config("--console", "null").console == ConsoleConfig(ConsoleMode.NULL)
     assert config("--virtio-transport", "mmio").virtio_transport is VirtioTransport.MMIO

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from virtio_devices import Block, BlockFeature, DeviceFailed, Rng
+from virtio_devices import Block, BlockFeature, DeviceFailed, Rng, SplitQueue
+from virtio_devices.testing import SplitDriver
 from vm_memory import GuestMemory
 from vmm_reference import VmConfig
 from vmm_reference.errors import InputFileError
@@ -169,6 +170,23 @@ def test_what_c_code_writes_is_told(device_memory, told):
     """By the method that virtio_devices looks for."""
     device_memory.wrote(0x800, 512)
     assert told == [(0x800, 512)]
+
+
+@pytest.mark.parametrize("indirect", [False, True])
+def test_what_a_device_writes_into_a_chain_is_told(device_memory, told, indirect):
+    """Each descriptor's part, although the stream over them is written in C."""
+    driver = SplitDriver(device_memory, 0x1000, 8, span=0x2000)
+    queue = SplitQueue(device_memory, driver.layout, indirect=indirect)
+    driver.add([b"request"], [10, 20, 30], indirect=indirect)
+    told.clear()
+    chain = queue.pop()
+    chain.writer.write(b"a" * 15)
+    chain.writer.write(b"b" * 25)
+    assert [size for _address, size in told] == [10, 5, 15, 10]
+    assert b"".join(device_memory.read(*span) for span in told) == b"a" * 15 + b"b" * 25
+    told.clear()
+    queue.add_used(chain, 40)
+    assert told == []
 
 
 def test_failed_reads_are_told_too(device_memory, told):

@@ -13,6 +13,8 @@ import pytest
 
 from kvm_ioctls import Cap
 from vmm_reference import (
+    ConsoleConfig,
+    ConsoleMode,
     CpusConfig,
     EndKind,
     HostIo,
@@ -25,6 +27,7 @@ from vmm_reference import (
     SerialConfig,
     SerialMode,
     UsageError,
+    VirtioTransport,
     Vm,
     VmConfig,
     VmExit,
@@ -342,3 +345,51 @@ def test_forgotten_machine_warns():
     """A machine that nobody closed says so when it goes."""
     with pytest.warns(ResourceWarning, match="unclosed"):
         Vm(VmConfig()).__del__()
+
+
+@pytest.mark.parametrize("transport", VirtioTransport)
+def test_console_of_a_machine(elf_kernel, choice, transport):
+    """A script types, reads and resizes; after the end nothing of it harms."""
+    config = make_config(
+        elf_kernel(SPIN),
+        hypervisor=choice,
+        console=ConsoleConfig(ConsoleMode.TTY),
+        virtio_transport=transport,
+    )
+    with Vm(config, io=HostIo(stdin=None, console=print, virtio_console=print)) as vm:
+        vm.resize_console(80, 25)
+        with pytest.raises(VmStateError, match="no virtio console"):
+            vm.console  # noqa: B018  # the property raises
+        vm.boot()
+        vm.resize_console(132, 43)
+        assert vm.console.type_in(b"hello") == 5
+        vm.stop()
+        assert vm.wait() is not None
+    vm.resize_console(80, 25)
+
+
+def test_no_virtio_console(run):
+    """Nothing was asked for."""
+    _end, _output, vm = run(POWER_OFF)
+    with pytest.raises(VmStateError, match="no virtio console"):
+        vm.console  # noqa: B018  # the property raises
+    vm.resize_console(80, 25)
+
+
+def test_the_path_of_a_pty(elf_kernel, choice, caplog):
+    """It is known to scripts, and said to people."""
+    config = make_config(
+        elf_kernel(SPIN), hypervisor=choice, console=ConsoleConfig(ConsoleMode.PTY)
+    )
+    with caplog.at_level("INFO"), Vm(config, io=HostIo(stdin=None, console=print)) as vm:
+        vm.boot()
+        assert vm.console.path is not None
+        assert Path(vm.console.path).is_char_device()
+        assert f"the console is at {vm.console.path}" in caplog.messages
+
+
+def test_two_consoles_share_no_terminal(elf_kernel):
+    """The serial port has stdin and stdout already; a function for output is another matter."""
+    config = make_config(elf_kernel(SPIN), console=ConsoleConfig(ConsoleMode.TTY))
+    with Vm(config) as vm, pytest.raises(OptionError, match="--console 'tty': the terminal is"):
+        vm.build()

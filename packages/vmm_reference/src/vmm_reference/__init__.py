@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         SerialMode,
         VmConfig,
     )
+    from vmm_reference.console_line import ConsoleLine
     from vmm_reference.errors import (
         HostError,
         HypervisorUnavailable,
@@ -55,10 +56,20 @@ if TYPE_CHECKING:
         examine_kvm,
         open_hypervisor,
     )
-    from vmm_reference.virtio_config import DiskConfig, NetConfig, RngConfig, VirtioTransport
+    from vmm_reference.virtio_config import (
+        ConsoleConfig,
+        ConsoleMode,
+        DiskConfig,
+        NetConfig,
+        RngConfig,
+        VirtioTransport,
+    )
     from vmm_reference.vm import Vm
 
 __all__ = [
+    "ConsoleConfig",
+    "ConsoleLine",
+    "ConsoleMode",
     "CpusConfig",
     "DiskConfig",
     "EndKind",
@@ -99,6 +110,7 @@ _HOMES = {
         "SerialMode",
         "VmConfig",
     ),
+    "console_line": ("ConsoleLine",),
     "errors": (
         "HostError",
         "HypervisorUnavailable",
@@ -117,7 +129,14 @@ _HOMES = {
         "examine_kvm",
         "open_hypervisor",
     ),
-    "virtio_config": ("DiskConfig", "NetConfig", "RngConfig", "VirtioTransport"),
+    "virtio_config": (
+        "ConsoleConfig",
+        "ConsoleMode",
+        "DiskConfig",
+        "NetConfig",
+        "RngConfig",
+        "VirtioTransport",
+    ),
     "vm": ("Vm",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

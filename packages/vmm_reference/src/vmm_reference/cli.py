@@ -12,7 +12,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vmm_reference.config import SerialMode, VmConfig
 from vmm_reference.errors import VmmError
 from vmm_reference.exit_codes import ExitCode, VmExit
 from vmm_reference.flags import config_from_args, make_parser
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from vmm_reference.config import VmConfig
     from vmm_reference.logs import LogSetup
+    from vmm_reference.terminal import Terminal
+    from vmm_reference.vm import Vm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,8 +79,7 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
 
     with contextlib.ExitStack() as stack:
         terminal: Any = None
-        console = config.serial.mode is SerialMode.TTY and config.payload.exec_command is None
-        if console and os.isatty(0):
+        if _reads_stdin(config) and os.isatty(0):
             from vmm_reference.terminal import Terminal  # noqa: PLC0415
 
             terminal = Terminal(0)
@@ -89,7 +90,11 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
         )
         vm = stack.enter_context(Vm(config, io=io))
         handlers = stack.enter_context(
-            SignalHandlers(lambda number: vm.stop(VmExit.by_signal(number)), terminal)
+            SignalHandlers(
+                lambda number: vm.stop(VmExit.by_signal(number)),
+                terminal,
+                on_resize=lambda: _pass_on_size(terminal, vm),
+            )
         )
         try:
             with handlers.raising():  # the first run fetches a guest, which may take long
@@ -99,6 +104,7 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
         if terminal is not None:
             terminal.make_raw()
             logs.on_raw_terminal(True)
+            _pass_on_size(terminal, vm)  # it may have changed since the machine was described
         end = vm.run()
         code = vm.exit_code
         complaint = vm.complaint
@@ -109,6 +115,18 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
 
         logging.getLogger(__name__).debug("the error behind it", exc_info=end.error)
     return code
+
+
+def _reads_stdin(config: VmConfig) -> bool:
+    """Whether what is typed here is the guest's."""
+    consoles = {config.serial.mode.value, config.console.mode.value}
+    return "tty" in consoles and config.payload.exec_command is None
+
+
+def _pass_on_size(terminal: Terminal, vm: Vm) -> None:
+    size = terminal.size
+    if size is not None:
+        vm.resize_console(size.columns, size.rows)
 
 
 def _fail(args: argparse.Namespace, error: BaseException, code: int, what: str = "") -> int:

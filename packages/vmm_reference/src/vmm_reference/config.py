@@ -14,7 +14,13 @@ from pathlib import Path
 
 from vmm_reference.errors import OptionError
 from vmm_reference.options import Options, format_size
-from vmm_reference.virtio_config import DiskConfig, NetConfig, RngConfig, VirtioTransport
+from vmm_reference.virtio_config import (
+    ConsoleConfig,
+    DiskConfig,
+    NetConfig,
+    RngConfig,
+    VirtioTransport,
+)
 
 PAGE_SIZE = 4096
 _MIN_MEMORY = 2 << 20
@@ -152,6 +158,11 @@ class SerialConfig:
             return cls(SerialMode(text))
         raise OptionError(flag, text, "there is: tty, off, null, file=PATH")
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether somebody may see what the guest writes."""
+        return self.mode not in {SerialMode.OFF, SerialMode.NULL}
+
     def __str__(self) -> str:
         return f'file="{self.file}"' if self.file is not None else self.mode.value
 
@@ -185,6 +196,7 @@ class VmConfig:
         memory: its memory.
         cpus: its processors.
         serial: its first serial port.
+        console: its virtio console.
         hypervisor: which hypervisor runs it.
         disks: its disks, in the order in which the guest finds them.
         nets: its network cards, in the order in which the guest finds them.
@@ -196,6 +208,7 @@ class VmConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cpus: CpusConfig = field(default_factory=CpusConfig)
     serial: SerialConfig = field(default_factory=SerialConfig)
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
     hypervisor: HypervisorChoice = HypervisorChoice.AUTO
     disks: tuple[DiskConfig, ...] = ()
     nets: tuple[NetConfig, ...] = ()

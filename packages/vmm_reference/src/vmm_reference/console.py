@@ -1,4 +1,4 @@
-"""The host's ends of a guest's serial port: where keys come from and where output goes."""
+"""The host's ends of a guest's consoles: where keys come from and where output goes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import select
 import threading
 from typing import TYPE_CHECKING
 
+from vmm_reference.errors import InputFileError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from vmm_reference.event_loop import EventLoop
     from vmm_reference.terminal import EscapeFilter
@@ -17,7 +20,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK = 64
-"""Bytes read at once: about what the guest's FIFO holds, so hardly anything waits here."""
+"""Bytes read at once: about what a serial port's FIFO holds, so hardly anything waits here."""
+
+
+def open_output(flag: str, path: Path) -> int:
+    """Open the file for what a guest says, and empty it.
+
+    Args:
+        flag: who names the file.
+        path: the file.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        InputFileError: it cannot be written.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        reason = f"cannot be written: {(error.strerror or '').lower()}"
+        raise InputFileError(flag, path, reason) from error
 
 
 class FdWriter:
@@ -59,11 +82,11 @@ class FdWriter:
 
 
 class ConsoleInput:
-    """Carries bytes from a file descriptor into a guest's serial port, at the guest's pace.
+    """Carries bytes from a file descriptor into a guest's console, at the guest's pace.
 
-    While the port has no room nothing is read: at most one chunk waits here. At the end of the
-        input, or when it
-    fails, the descriptor is left alone. All reading happens on the event loop's thread.
+    While the console has no room nothing is read: at most one chunk waits here. At the end of the
+    input, or when it fails, the descriptor is left alone. All reading happens on the event loop's
+    thread.
 
     Args:
         loop: the event loop to run on.
@@ -71,6 +94,7 @@ class ConsoleInput:
         receive: takes bytes and returns how many it took (`Serial.receive`).
         escape: takes out the keys that are not the guest's; None if all are.
         on_leave: called on the loop's thread when the user wants to leave.
+        chunk: how many bytes are read at once.
     """
 
     def __init__(
@@ -81,12 +105,14 @@ class ConsoleInput:
         *,
         escape: EscapeFilter | None = None,
         on_leave: Callable[[], object] = lambda: None,
+        chunk: int = _CHUNK,
     ) -> None:
         self._loop = loop
         self._fd = fd
         self._receive = receive
         self._escape = escape
         self._on_leave = on_leave
+        self._chunk = chunk
         self._pending = b""
         self._watching = False
         self._always_ready = False
@@ -146,7 +172,7 @@ class ConsoleInput:
         if self._ended or self._pending:
             return
         try:
-            data = os.read(self._fd, _CHUNK)
+            data = os.read(self._fd, self._chunk)
         except BlockingIOError:
             return
         except OSError as error:  # the terminal hung up

@@ -18,6 +18,8 @@ Ctrl-A x on the terminal is the user's own way out and ends with 0.
 from __future__ import annotations
 
 import enum
+import errno
+import signal
 from dataclasses import dataclass
 
 
@@ -77,6 +79,18 @@ class VmExit:
     def by_signal(cls, number: int) -> VmExit:
         """The end of a virtual machine whose process was asked to go by signal `number`."""
         return cls(EndKind.SIGNAL, f"signal {number}", signal=number)
+
+    @classmethod
+    def by_lost_stdout(cls, error: OSError) -> VmExit:
+        """The end of a virtual machine whose output nobody reads any more.
+
+        It is that of any program that writes to a closed pipe or to a terminal that hung up.
+        """
+        if error.errno == errno.EPIPE:
+            return cls.by_signal(signal.SIGPIPE)
+        if error.errno == errno.EIO:
+            return cls.by_signal(signal.SIGHUP)
+        return cls(EndKind.ERROR, f"cannot write to stdout: {error}", error=error)
 
     @property
     def code(self) -> int:

@@ -22,7 +22,13 @@ from vmm_reference.config import (
 )
 from vmm_reference.exit_codes import ExitCode
 from vmm_reference.streams import PROGRAM, put, say
-from vmm_reference.virtio_config import DiskConfig, NetConfig, RngConfig, VirtioTransport
+from vmm_reference.virtio_config import (
+    ConsoleConfig,
+    DiskConfig,
+    NetConfig,
+    RngConfig,
+    VirtioTransport,
+)
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -118,8 +124,8 @@ def config_from_args(args: argparse.Namespace) -> VmConfig:
         OptionError: a flag's value is not one that it takes.
     """
     serial = args.serial
-    if serial is None:
-        serial = "tty" if args.exec_command is None else "null"
+    if serial is None:  # the terminal is the console's, or the command's
+        serial = "tty" if args.exec_command is None and args.console != "tty" else "null"
     return VmConfig(
         payload=PayloadConfig(
             kernel=args.kernel,
@@ -130,6 +136,7 @@ def config_from_args(args: argparse.Namespace) -> VmConfig:
         memory=MemoryConfig.parse(args.memory),
         cpus=CpusConfig.parse(args.cpus),
         serial=SerialConfig.parse(serial),
+        console=ConsoleConfig.parse(args.console),
         hypervisor=HypervisorChoice.parse(args.hypervisor),
         disks=tuple(DiskConfig.parse(text) for text in args.disk),
         nets=tuple(NetConfig.parse(text) for text in args.net),
@@ -155,7 +162,8 @@ def _add_guest(guest: argparse._ArgumentGroup) -> None:
         "--cmdline",
         metavar="TEXT",
         help="the kernel command line, in place of the one that we would make: console=ttyS0 if "
-        "there is a serial port, panic=-1, and quiet if nobody would see it "
+        "there is a serial port, console=hvc0 if there is a console, panic=-1, and quiet if nobody "
+        "would see it "
         "(--cmdline 'console=ttyS0 panic=-1 debug')",
     )
     guest.add_argument(
@@ -184,7 +192,15 @@ def _add_machine(machine: argparse._ArgumentGroup) -> None:
         "--serial",
         metavar="tty|off|null|file=PATH",
         help="where its first serial port goes: to this terminal, nowhere because there is none, "
-        "nowhere, or to a file (--serial file=console.log); default tty",
+        "nowhere, or to a file (--serial file=console.log); default tty, and null with --exec or "
+        "--console tty",
+    )
+    machine.add_argument(
+        "--console",
+        metavar="off|null|tty|pty|file=PATH",
+        default="off",
+        help="where its virtio console, hvc0, goes: there is none, nowhere, to this terminal, to a "
+        "pseudo terminal whose path is logged, or to a file (--console tty); default off",
     )
 
 

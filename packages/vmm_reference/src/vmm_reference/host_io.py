@@ -22,10 +22,13 @@ class HostIo:
     All descriptors stay the caller's.
 
     Attributes:
-        stdin: what is typed into the first serial port; None for nothing.
-        stdout: the first serial port's output, or with an exec command the command's.
-        stderr: with an exec command, its standard error, and the first serial port's output.
+        stdin: what is typed into the first serial port or, with ``--console tty``, into the virtio
+            console; None for nothing.
+        stdout: the same one's output, or with an exec command the command's.
+        stderr: with an exec command, its standard error, and that output.
         console: gets the first serial port's output in place of a descriptor, on a vCPU's thread.
+        virtio_console: gets a ``tty`` virtio console's output in place of a descriptor, on a thread
+            of the console's; what is typed there comes from `ConsoleLine.type_in` alone.
         interactive: whether stdin is a terminal in raw mode, so that Ctrl-A is ours.
         size: the terminal's size, if it has one.
     """
@@ -34,5 +37,6 @@ class HostIo:
     stdout: int = 1
     stderr: int = 2
     console: Callable[[bytes], object] | None = None
+    virtio_console: Callable[[bytes], object] | None = None
     interactive: bool = False
     size: Size | None = None

@@ -25,6 +25,7 @@ from linux_loader import (
 from vmm_reference.arch.x86_64 import e820, layout, registers, reset_vector
 from vmm_reference.config import MemoryConfig, SerialMode
 from vmm_reference.errors import HostError, InputFileError, OptionError, UsageError
+from vmm_reference.virtio_config import ConsoleConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,24 +56,36 @@ class Payload:
     is_default: bool = False
 
 
-def make_cmdline(serial: SerialConfig, *, size: Size | None = None) -> str:
+def make_cmdline(
+    serial: SerialConfig,
+    console: ConsoleConfig | None = None,
+    *,
+    size: Size | None = None,
+) -> str:
     """Return the command line for a kernel when the caller gives none.
 
-    The kernel's console is the serial port if there is one, and quiet if nobody would see it. A
-    panic ends the machine at once: ``panic=-1`` makes the kernel reset, and an exit code tells.
+    The kernel's messages go to the serial port and to the virtio console, where these are, and are
+    few if nobody would see them. The console named last is the one for programs; the serial port is
+    there before it, from the first message on. A panic ends the machine at once: ``panic=-1`` makes
+    the kernel reset, and an exit code tells.
 
     Args:
         serial: the first serial port.
-        size: of the terminal, for the default guest's init to set.
+        console: the virtio console; none if None.
+        size: of the serial port's terminal, for the default guest's init to set; a virtio console
+            tells its guest itself.
     """
+    console = ConsoleConfig() if console is None else console
     cmdline = Cmdline()
     if serial.mode is not SerialMode.OFF:
         cmdline.insert("console", "ttyS0")
-    if serial.mode in {SerialMode.OFF, SerialMode.NULL}:
+    if console.is_seen:
+        cmdline.insert("console", "hvc0")
+    if not serial.is_seen and not console.is_seen:
         cmdline.insert_str("quiet")
     cmdline.insert("panic", "-1")
     cmdline.insert("reboot", reset_vector.PANIC_IS_WARM)
-    if size is not None:
+    if size is not None and not console.is_seen:
         cmdline.insert("py_vmm.rows", str(size.rows))
         cmdline.insert("py_vmm.cols", str(size.columns))
     return str(cmdline)
@@ -101,7 +114,9 @@ def choose_payload(
     if payload.kernel is None:
         return _default_guest(config, soft=soft, size=size, log=log)
     refuse_contradictions(payload)
-    cmdline = make_cmdline(config.serial) if payload.cmdline is None else payload.cmdline
+    cmdline = (
+        make_cmdline(config.serial, config.console) if payload.cmdline is None else payload.cmdline
+    )
     return Payload(payload.kernel, payload.initramfs, cmdline)
 
 
@@ -133,7 +148,8 @@ def _default_guest(
     kernel = image.vmlinux if soft and image.vmlinux is not None else image.kernel
     cmdline = payload.cmdline
     if cmdline is None:
-        cmdline = f"{make_cmdline(config.serial, size=size)} {guest_assets.KERNEL_WORDS}"
+        ours = make_cmdline(config.serial, config.console, size=size)
+        cmdline = f"{ours} {guest_assets.KERNEL_WORDS}"
     initramfs = payload.initramfs or image.initramfs
     if image.overlay:
         return Payload(kernel, _joined(initramfs, image.overlay), cmdline, is_default=True)

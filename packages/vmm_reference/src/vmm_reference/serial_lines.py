@@ -8,23 +8,19 @@ terminal at all, shares stderr.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from vmm_reference.config import SerialMode
-from vmm_reference.console import ConsoleInput, FdWriter
+from vmm_reference.console import ConsoleInput, FdWriter, open_output
 from vmm_reference.device_manager import SerialLine
-from vmm_reference.errors import InputFileError
 from vmm_reference.exec_session import ExecSession
 from vmm_reference.exit_codes import EndKind, VmExit
 from vmm_reference.terminal import EscapeFilter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from vmm_reference.config import VmConfig
     from vmm_reference.event_loop import EventLoop
@@ -91,8 +87,9 @@ class SerialLines:
                 line = SerialLine(1, _drop, batch=_BATCH)
             case SerialMode.FILE:
                 assert config.serial.file is not None  # noqa: S101  # by SerialConfig
-                writer = FdWriter(self._open(config.serial.file), self._file_failed)
-                line = SerialLine(1, writer, batch=_BATCH)
+                fd = open_output("--serial", config.serial.file)
+                self._teardown.callback(os.close, fd)
+                line = SerialLine(1, FdWriter(fd, self._file_failed), batch=_BATCH)
             case SerialMode.TTY if executes:
                 line = SerialLine(1, self._io.console or FdWriter(self._io.stderr, _drop))
             case SerialMode.TTY:
@@ -129,26 +126,11 @@ class SerialLines:
             SerialLine(4, session.take_status, batch=_BATCH),
         ]
 
-    def _open(self, path: Path) -> int:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            reason = f"cannot be written: {(error.strerror or '').lower()}"
-            raise InputFileError("--serial", path, reason) from error
-        self._teardown.callback(os.close, fd)
-        return fd
-
     def _command_ended(self) -> None:
         self._loop.call_later(_POWEROFF_GRACE_NS, lambda: self._stop(VmExit(EndKind.STOPPED)))
 
     def _stdout_failed(self, error: OSError) -> None:
-        """Nobody reads any more: end as a program does that writes to a closed pipe."""
-        if error.errno == errno.EPIPE:
-            self._stop(VmExit.by_signal(signal.SIGPIPE))
-        elif error.errno == errno.EIO:
-            self._stop(VmExit.by_signal(signal.SIGHUP))
-        else:
-            self._stop(VmExit(EndKind.ERROR, f"cannot write to stdout: {error}", error=error))
+        self._stop(VmExit.by_lost_stdout(error))
 
     def _file_failed(self, error: OSError) -> None:
         logger.error("serial output is lost from here on: %s", error)

@@ -63,10 +63,17 @@ class SignalHandlers:
     Args:
         on_end: called with the number of the first ending signal.
         terminal: the terminal to give back, if it is raw.
+        on_resize: called when the terminal has another size; it may interrupt itself.
     """
 
-    def __init__(self, on_end: Callable[[int], object], terminal: Terminal | None = None) -> None:
+    def __init__(
+        self,
+        on_end: Callable[[int], object],
+        terminal: Terminal | None = None,
+        on_resize: Callable[[], object] = lambda: None,
+    ) -> None:
         self._on_end = on_end
+        self._on_resize = on_resize
         self._terminal = terminal
         self._before: dict[int, Any] = {}
         self._raises = False
@@ -79,6 +86,7 @@ class SignalHandlers:
         if self._terminal is not None:
             self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._suspend)
             self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continue)
+            self._before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, self._resize)
         return self
 
     def __exit__(
@@ -120,3 +128,6 @@ class SignalHandlers:
         """Take the terminal again, after a stop that no handler saw (SIGSTOP) too."""
         if self._terminal is not None:
             self._terminal.make_raw()
+
+    def _resize(self, _number: int, _frame: FrameType | None) -> None:
+        self._on_resize()

@@ -27,6 +27,7 @@ from kvm_ioctls import Cap
 from vmm_reference import payload as payloads
 from vmm_reference import vcpu as vcpus
 from vmm_reference.arch.x86_64 import cpuid, layout, reset_vector
+from vmm_reference.console_line import ConsoleLine, refuse_two_on_a_terminal
 from vmm_reference.device_manager import DeviceManager
 from vmm_reference.errors import VmStateError
 from vmm_reference.event_loop import EventLoop
@@ -44,6 +45,7 @@ from vmm_reference.serial_lines import SerialLines
 from vmm_reference.signals import wakeups
 from vmm_reference.virtio.device_memory import DeviceMemory
 from vmm_reference.virtio.devices import VirtioDevices
+from vmm_reference.virtio_config import ConsoleMode
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,6 +111,7 @@ class Vm:
         self._closed = False
         self._devices: DeviceManager | None = None
         self._lines: SerialLines | None = None
+        self._console: ConsoleLine | None = None
 
     # --- life cycle
 
@@ -147,6 +150,8 @@ class Vm:
             return
         self._running = True
         self._lines.start(self._devices.serial)
+        if self._console is not None:
+            self._console.start()
         for thread in self._threads:
             thread.start()
 
@@ -272,12 +277,35 @@ class Vm:
             raise VmStateError("there is no serial port to type into")
         return self._devices.serial[1].receive(data)
 
+    @property
+    def console(self) -> ConsoleLine:
+        """The virtio console: what is typed there, its size, where its pseudo terminal is.
+
+        Raises:
+            VmStateError: there is none, or the machine is not built yet.
+        """
+        if self._console is None:
+            raise VmStateError("this virtual machine has no virtio console")
+        return self._console
+
+    def resize_console(self, columns: int, rows: int) -> None:
+        """Tell the guest the size of the virtio console's terminal, if it has such a console.
+
+        From any thread, and from signal handlers. Before the machine is built nothing happens.
+
+        Raises:
+            UsageError: no terminal has this size.
+        """
+        if self._console is not None:
+            self._console.resize(columns, rows)
+
     # --- making it
 
     def _assemble(self) -> None:
         config, teardown = self.config, self._teardown
         refuse_beyond_host(config.memory)
         payloads.refuse_contradictions(config.payload)
+        refuse_two_on_a_terminal(config, self._io)
         self._set_switch_interval()
 
         opened = self._hypervisor
@@ -310,6 +338,9 @@ class Vm:
         lines = SerialLines(config, self._io, loop, self.stop)
         teardown.callback(lines.close)
         self._lines = lines
+        if config.console.mode is not ConsoleMode.OFF:
+            self._console = ConsoleLine(config, self._io, loop, self.stop)
+            teardown.callback(self._console.close)
         devices = DeviceManager(
             vm,
             memory,
@@ -320,7 +351,8 @@ class Vm:
         )
         teardown.callback(devices.close)
         self._devices = devices
-        virtio = VirtioDevices(config, devices.virtio, self._fail)
+        console = None if self._console is None else self._console.device
+        virtio = VirtioDevices(config, devices.virtio, self._fail, console)
         teardown.callback(virtio.close)
 
         apic_ids = range(config.cpus.boot)

@@ -96,6 +96,10 @@ for card in /sys/class/net/eth*; do
     [ -e "$card" ] && ip link set "${card##*/}" up
 done
 
+# A console whose driver has just been loaded takes over from the one that this script began with,
+# which there may not even have been.
+{ : <>/dev/console; } 2>/dev/null && exec <>/dev/console >&0 2>&0
+
 read -r cmdline </proc/cmdline
 rows= cols= root= init=/sbin/init access=ro
 for word in $cmdline; do

@@ -13,7 +13,7 @@ from vmm_reference.virtio.rng import make_rng
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from virtio_devices import Device
+    from virtio_devices import Console, Device
     from vmm_reference.config import VmConfig
     from vmm_reference.virtio.bus import VirtioBus
 
@@ -25,6 +25,7 @@ class VirtioDevices:
         config: which there are.
         bus: where the guest finds them.
         on_error: called, on a device's thread, with the exception that ended it.
+        console: the virtio console, if there is one; stays the caller's.
 
     Raises:
         InputFileError: a file that a device stands on cannot be used.
@@ -33,7 +34,11 @@ class VirtioDevices:
     """
 
     def __init__(
-        self, config: VmConfig, bus: VirtioBus, on_error: Callable[[BaseException], None]
+        self,
+        config: VmConfig,
+        bus: VirtioBus,
+        on_error: Callable[[BaseException], None],
+        console: Console | None = None,
     ) -> None:
         self._bus = bus
         self._on_error = on_error
@@ -48,6 +53,8 @@ class VirtioDevices:
                 self._attach(make_net(net, self._teardown), f"net{index}")
             if config.rng is not None:
                 self._attach(make_rng(config.rng, self._teardown), "rng")
+            if console is not None:
+                self._attach(console, "console")
             on_failure.pop_all()
 
     def start(self) -> None:
