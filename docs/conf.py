@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 GENERATED = HERE / "_generated"
 PACKAGES = sorted(path.name for path in (HERE.parent / "packages").iterdir() if path.is_dir())
+# Public modules beside the packages' own names.
+MODULES = ("virtio_devices.testing",)
 COLON = "\ue000"
 FOREIGN = {"cffi", "_cffi_backend", "typing_extensions", "_typeshed", "unicorn", "elftools"}
 
@@ -58,7 +60,8 @@ def write_generated_pages(_app: Sphinx) -> None:
     (GENERATED / "kvm_requests.md").write_text(kvm_requests.table())
     for package in PACKAGES:
         _import_all(package)
-        (GENERATED / f"{package}.rst").write_text(reference(package))
+    for name in (*PACKAGES, *MODULES):
+        (GENERATED / f"{name}.rst").write_text(reference(name))
 
 
 def _import_all(package: str) -> None:
@@ -70,7 +73,7 @@ def _import_all(package: str) -> None:
 
 
 def reference(package: str) -> str:
-    """The reference of one package: its story, then every name of `__all__` by kind."""
+    """The reference of a package or module: its story, then every name of `__all__` by kind."""
     module = importlib.import_module(package)
     sections: dict[str, list[str]] = {
         title: [] for title in ("Classes", "Functions", "Errors", "Data")

@@ -199,12 +199,19 @@ class Guest:
         self._host.prove(self)
 
     def fetch(self, index: int) -> list[UsedBuffer]:
-        """What came back in a queue, once the device is done; the device must not have failed."""
+        """What comes back in a queue; the device must not have failed.
+
+        Most devices answer at once, others when a descriptor says so.
+        """
         self._driver.notify(index)
         self._settle()
-        self._poll()
-        assert self._transport.failure is None, self._transport.failure
-        return list(self.queues[index].collect())
+        for seconds in (0, 0, 0.2):
+            self._poll(seconds)
+            assert self._transport.failure is None, self._transport.failure
+            found = list(self.queues[index].collect())
+            if found:
+                break
+        return found
 
     def _is_broken(self) -> bool:
         failed = self._transport.failure is not None
@@ -260,9 +267,9 @@ class Guest:
         """Nobody kicked, or there is no such queue."""
         self._process_queue(self.choices.below(len(self._transport.device.queue_sizes) + 2))
 
-    def _poll(self) -> None:
+    def _poll(self, seconds: float = 0) -> None:
         waits = self._transport.device.readiness
-        for descriptor in select.select(list(waits), [], [], 0)[0]:
+        for descriptor in select.select(list(waits), [], [], seconds if waits else 0)[0]:
             self._process_queue(waits[descriptor])
 
     def _process_queue(self, index: int) -> bool:

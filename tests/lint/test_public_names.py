@@ -21,8 +21,11 @@ def public_names(init: Path) -> list[str]:
 
 @pytest.fixture
 def names(folder):
-    """The public names of one package."""
-    return public_names(folder / "src" / folder.name / "__init__.py")
+    """The public names of one package; those of its module `testing` with that before them."""
+    source = folder / "src" / folder.name
+    testing = source / "testing" / "__init__.py"
+    more = public_names(testing) if testing.exists() else []
+    return public_names(source / "__init__.py") + [f"testing.{name}" for name in more]
 
 
 def test_public_names_are_reviewed(folder, names, request):

@@ -6,8 +6,29 @@ import threading
 
 import pytest
 
-from virtio_devices import DeviceViolation, VirtioUsageError
-from virtio_devices.testing import MmioDriver, PciDriver, SplitDriver
+from virtio_devices import (
+    Block,
+    DeviceViolation,
+    Feature,
+    MmioTransport,
+    Net,
+    PciTransport,
+    RawImage,
+    Rng,
+    VirtioUsageError,
+)
+from virtio_devices.testing import (
+    BlockDriver,
+    InterruptCounter,
+    InterruptPin,
+    Loop,
+    MmioDriver,
+    PackedDriver,
+    PciDriver,
+    SplitDriver,
+    bring_up,
+    negotiated_queue,
+)
 
 
 @pytest.fixture
@@ -186,3 +207,183 @@ def test_what_is_no_virtio_function_is_noticed():
         with pytest.raises(DeviceViolation) as caught:
             PciDriver(function)
         assert caught.value.clause == clause
+
+
+@pytest.mark.parametrize("features", [0, int(Feature.RING_PACKED)], ids=["split", "packed"])
+@pytest.mark.parametrize("event_idx", [0, int(Feature.EVENT_IDX)], ids=["flags", "event idx"])
+def test_a_queue_is_of_the_negotiated_kind(memory, features, event_idx):
+    """The format, and how it asks for interrupts."""
+    queue = negotiated_queue(memory, 0x1000, 4, features | event_idx, span=0x1000)
+    assert isinstance(queue, PackedDriver if features else SplitDriver)
+    assert queue._event_idx == bool(event_idx)
+    assert queue.layout.areas[0] == 0x1000
+
+
+def test_bring_up_sets_up_queues_one_behind_the_other(memory):
+    """Each has its piece of memory, and the device runs."""
+    loop = Loop()
+    transport = MmioTransport(
+        Net(Silence(), mac=bytes(5) + b"\2"), memory, InterruptCounter(), kick=loop.kick
+    )
+    wanted = int(Feature.RING_PACKED)
+    queues = bring_up(
+        MmioDriver(transport), memory, wanted=wanted, sizes=(4, 8), base=0x2000, span=0x4000
+    )
+    assert [queue.layout.size for queue in queues] == [4, 8]
+    assert [queue.layout.areas[0] for queue in queues] == [0x2000, 0x6000]
+    assert transport.status == 15
+    assert transport.features == Feature.VERSION_1 | Feature.RING_PACKED
+
+
+class Silence:
+    """A network backend on which nothing happens."""
+
+    features = 0
+    queue_fds = (0,)
+
+    def set_offloads(self, features):
+        pass
+
+    def set_active_queues(self, count):
+        pass
+
+
+class Busy(Rng):
+    """Always has more to do, until it had its turn so many times."""
+
+    def __init__(self, turns):
+        super().__init__()
+        self.turns = turns
+        self.calls = 0
+
+    def process_queue(self, _index):
+        self.calls += 1
+        return self.calls < self.turns
+
+
+def test_the_loop_works_until_nothing_is_left(memory):
+    """As often as the device asks for, for each kick, in the order of the kicks."""
+    loop, device = Loop(), Busy(3)
+    transport = MmioTransport(device, memory, InterruptCounter(), kick=loop.kick)
+    driver = MmioDriver(transport)
+    bring_up(driver, memory)
+    driver.notify(0)
+    driver.notify(0)
+    assert loop.kicks == [0, 0]
+    loop.run(transport)
+    assert (device.calls, loop.kicks) == (4, [])
+
+
+def test_a_device_without_an_end_is_noticed(memory):
+    """A test does not hang because of it."""
+    loop = Loop()
+    transport = MmioTransport(Busy(10**9), memory, InterruptCounter(), kick=loop.kick)
+    driver = MmioDriver(transport)
+    bring_up(driver, memory)
+    driver.notify(0)
+    with pytest.raises(VirtioUsageError, match="queue 0 has more work after"):
+        loop.run(transport)
+
+
+def test_the_loop_waits_for_descriptors(network):
+    """A frame arrives without a kick."""
+    net = network()
+    net.driver.post(1, 1526)
+    net.wire.far[0].send(bytes(12) + b"f" * 60)
+    Loop().run(net.machine.transport, seconds=10)
+    assert [frame for _header, frame in net.driver.receive()] == [b"f" * 60]
+
+
+def test_the_network_driver_knows_packed_rings(network):
+    """Both formats, as negotiated."""
+    net = network(Feature.RING_PACKED)
+    assert isinstance(net.driver.queues[0], PackedDriver)
+    net.driver.post(1, 1526)
+    net.inject(b"in".ljust(60))
+    net.send(b"out".ljust(60))
+    assert [frame for _header, frame in net.driver.receive()] == [b"in".ljust(60)]
+    assert net.wire.arrived() == [bytes(12) + b"out".ljust(60)]
+
+
+@pytest.mark.parametrize("pci", [False, True], ids=["mmio", "pci"])
+@pytest.mark.parametrize("features", [0, int(Feature.RING_PACKED)], ids=["split", "packed"])
+def test_a_disk_is_read_and_written(memory, tmp_path, pci, features):
+    """Each request by its name, on each transport, in each format."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1 << 16))
+    loop = Loop()
+    with RawImage(path) as image:
+        device = Block(image, serial=b"serial")
+        transport, driver = behind(pci, device, memory, loop)
+        disk = BlockDriver(driver, memory, span=0x8000)
+        disk.start(features | int(Feature.EVENT_IDX | Feature.INDIRECT_DESC) | 0x7FFF)
+        heads = [
+            disk.write(3, b"x" * 1024, indirect=True),
+            disk.read(3, 2),
+            disk.write_zeroes(4, 1, unmap=True),
+            disk.read(4),
+            disk.discard((3, 1)),
+            disk.flush(),
+            disk.get_id(),
+            disk.request(99),
+            disk.read(1 << 40),
+        ]
+        loop.run(transport)
+        answers = {answer.head: answer for answer in disk.answers()}
+    found = [(answers[head].status, answers[head].data) for head in heads]
+    assert found == [
+        (0, b""),
+        (0, b"x" * 1024),
+        (0, b""),
+        (0, bytes(512)),
+        (0, b""),
+        (0, b""),
+        (0, b"serial".ljust(20, b"\0")),
+        (2, b""),
+        (1, bytes(512)),
+    ]
+
+
+def test_a_disk_without_answer_is_noticed(memory):
+    """The last byte is the status; none at all is against §5.2.6.2."""
+    loop = Loop()
+    transport = MmioTransport(Rng(lambda _size: b""), memory, InterruptCounter(), kick=loop.kick)
+    disk = BlockDriver(MmioDriver(transport), memory, span=0x8000)
+    disk.start()
+    disk.flush()
+    loop.run(transport)
+    with pytest.raises(DeviceViolation, match="without status"):
+        disk.answers()
+
+
+def behind(pci, device, memory, loop):
+    if pci:
+        function = PciTransport(device, memory, vectors=[], line=InterruptPin(), kick=loop.kick)
+        return function, PciDriver(function)
+    block = MmioTransport(device, memory, InterruptCounter(), kick=loop.kick)
+    return block, MmioDriver(block)
+
+
+@pytest.mark.parametrize("vector", [0, 33])
+def test_masks_hold_messages_back(memory, vector):
+    """One vector's, or the function's; what waits is sent once both are gone."""
+    vectors = [InterruptCounter() for _ in range(34)]
+    loop = Loop()
+    function = PciTransport(Rng(), memory, vectors=vectors, line=InterruptPin(), kick=loop.kick)
+    driver = PciDriver(function)
+    driver.enable_msix()
+    driver.set_vector(vector, address=0xFEE00000, data=0x41, masked=True)
+    features = driver.negotiate()
+    queue = negotiated_queue(memory, 0x1000, 4, features)
+    driver.add_queue(0, queue, vector=vector)
+    driver.start()
+    driver.mask_function()
+    queue.add(writable=[1])
+    driver.notify(0)
+    loop.run(function)
+    assert (vectors[vector].count, driver.is_pending(vector)) == (0, True)
+    driver.mask_vector(vector, masked=False)
+    assert (vectors[vector].count, driver.is_pending(vector)) == (0, True)
+    driver.mask_function(masked=False)
+    assert (vectors[vector].count, driver.is_pending(vector)) == (1, False)
+    assert vectors[vector].message == (0xFEE00000, 0x41)

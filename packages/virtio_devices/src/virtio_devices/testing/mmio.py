@@ -66,6 +66,10 @@ class MmioDriver:
             if self.read(0x0FC) == before:
                 return data
 
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write a field of the configuration space, in one access."""
+        self.write(0x100 + offset, int.from_bytes(data, "little"), len(data))
+
     # Life
 
     def negotiate(self, wanted: int = 0) -> int:

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from virtio_devices.errors import DeviceViolation
-from virtio_devices.features import Feature
 from virtio_devices.net.features import NetFeature
 from virtio_devices.net.frame import HEADER_SIZE, NUM_BUFFERS
-from virtio_devices.testing.split import SplitDriver
+from virtio_devices.testing.queues import negotiated_queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
+    from virtio_devices.testing.packed import PackedDriver
+    from virtio_devices.testing.queues import TransportDriver
+    from virtio_devices.testing.split import SplitDriver
     from vm_memory import GuestMemory
-else:
-    Protocol = object
-
-
-class TransportDriver(Protocol):
-    """A driver of some transport, such as `MmioDriver`."""
-
-    def negotiate(self, wanted: int = 0) -> int:
-        """Reset the device and agree on features."""
-
-    def read_config(self, offset: int, size: int) -> bytes:
-        """Bytes of the configuration space."""
-
-    def add_queue(self, index: int, queue: SplitDriver) -> None:
-        """Tell the device where a queue is."""
-
-    def start(self) -> None:
-        """Set DRIVER_OK."""
-
-    def notify(self, index: int) -> None:
-        """Kick a queue."""
 
 
 class NetDriver:
@@ -68,7 +47,7 @@ class NetDriver:
         self._span = span
         self._queue_size = queue_size
         self.features = 0
-        self.queues: dict[int, SplitDriver] = {}
+        self.queues: dict[int, SplitDriver | PackedDriver] = {}
 
     def start(self, wanted: int) -> int:
         """Negotiate, set up every queue that there is, and start the device.
@@ -78,14 +57,13 @@ class NetDriver:
         """
         self.features = self._transport.negotiate(wanted)
         count = 2 * self.pairs + bool(self.features & NetFeature.CTRL_VQ)
-        event_idx = bool(self.features & Feature.EVENT_IDX)
         for index in range(count):
-            queue = SplitDriver(
+            queue = negotiated_queue(
                 self._memory,
                 self._base + index * self._span,
                 self._queue_size if index < 2 * self.pairs else min(self._queue_size, 64),
+                self.features,
                 span=self._span,
-                event_idx=event_idx,
             )
             self.queues[index] = queue
             self._transport.add_queue(index, queue)

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from virtio_devices.errors import DeviceViolation
 from virtio_devices.testing import handshake
+from virtio_devices.testing.handshake import RegisterBlock
 from virtio_devices.transport.status import DRIVER_OK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from virtio_devices.testing.handshake import RegisterBlock
     from virtio_devices.testing.packed import PackedDriver
     from virtio_devices.testing.split import SplitDriver
-
-    class Function(RegisterBlock, Protocol):
-        """A function with its BAR 0, as a bus sees it."""
-
-        def read_config(self, offset: int, data: memoryview) -> None:
-            """Fill `data` with what a driver reads from the configuration space."""
-
-        def write_config(self, offset: int, data: memoryview) -> None:
-            """Take what a driver wrote into the configuration space."""
-
+else:
+    Protocol = object
 
 _VENDOR = 0x1AF4
 _FIRST_DEVICE_ID = 0x1040
@@ -31,6 +23,17 @@ _COMMON_CFG, _NOTIFY_CFG, _ISR_CFG, _DEVICE_CFG = 1, 2, 3, 4
 _NEEDED = {_COMMON_CFG, _NOTIFY_CFG, _ISR_CFG, _DEVICE_CFG}
 _NO_VECTOR = 0xFFFF
 _MSIX_ENABLE = 1 << 15
+_MSIX_FUNCTION_MASK = 1 << 14
+
+
+class Function(RegisterBlock, Protocol):
+    """A function with its BAR 0, as a bus sees it."""
+
+    def read_config(self, offset: int, data: memoryview) -> None:
+        """Fill `data` with what a driver reads from the configuration space."""
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """Take what a driver wrote into the configuration space."""
 
 
 class PciDriver:
@@ -124,6 +127,11 @@ class PciDriver:
             if self.common(0x15, 1) == before:
                 return data
 
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write a field of the device's configuration space, in one access."""
+        start = self.structures[_DEVICE_CFG][0] + offset
+        self.write(start, int.from_bytes(data, "little"), len(data))
+
     # Life
 
     def negotiate(self, wanted: int = 0) -> int:
@@ -148,9 +156,23 @@ class PciDriver:
         control = self.config(self.msix + 2, 2)
         self.write_config_space(self.msix + 2, control | _MSIX_ENABLE, 2)
 
+    def mask_function(self, *, masked: bool = True) -> None:
+        """Hold all messages back, or no more (PCI Local Bus 3.0 §6.8.2.3)."""
+        control = self.config(self.msix + 2, 2) & ~_MSIX_FUNCTION_MASK
+        self.write_config_space(self.msix + 2, control | masked * _MSIX_FUNCTION_MASK, 2)
+
+    def mask_vector(self, vector: int, *, masked: bool = True) -> None:
+        """Hold one message back, or no more (PCI Local Bus 3.0 §6.8.2.9)."""
+        self.write(self._msix_entry(vector) + 12, int(masked))
+
+    def is_pending(self, vector: int) -> bool:
+        """Whether a message is held back and waits (PCI Local Bus 3.0 §6.8.2.10)."""
+        pending = self.config(self.msix + 8, 4) & ~7
+        return bool(self.read(pending + vector // 32 * 4) >> vector % 32 & 1)
+
     def set_vector(self, vector: int, address: int, data: int, *, masked: bool = False) -> None:
         """Write an entry of the MSI-X table (PCI Local Bus 3.0 §6.8.2)."""
-        entry = (self.config(self.msix + 4, 4) & ~7) + 16 * vector
+        entry = self._msix_entry(vector)
         self.write(entry + 12, 1)
         self.write(entry, address & 0xFFFF_FFFF)
         self.write(entry + 4, address >> 32)
@@ -219,6 +241,9 @@ class PciDriver:
         return self.read(self.structures[_ISR_CFG][0], 1)
 
     # Inside
+
+    def _msix_entry(self, vector: int) -> int:
+        return (self.config(self.msix + 4, 4) & ~7) + 16 * vector
 
     def _capabilities(self) -> list[int]:
         """Offsets of all capabilities.
