@@ -15,6 +15,7 @@ import pytest
 
 import kvm_ioctls
 from kvm_ioctls import (
+    ArmGuestDebug,
     KvmError,
     NestedState,
     NotInHeaderError,
@@ -22,6 +23,7 @@ from kvm_ioctls import (
     XenHvmAttr,
     XenVcpuAttr,
     _run,
+    arm64,
 )
 from kvm_ioctls._descriptor import Descriptor
 from kvm_ioctls._ffi import lib
@@ -245,6 +247,8 @@ def test_a_list_of_registers_that_grows(listener, silent):
         lambda objects: objects.vm.arm_set_device_addr(1, 2),
         lambda objects: objects.vm.arm_mte_copy_tags(0, bytearray(8), to_guest=True),
         lambda objects: objects.vm.arm_set_counter_offset(1),
+        lambda objects: objects.vm.arm_get_reg_writable_masks(),
+        lambda objects: objects.vcpu.set_arm_guest_debug(ArmGuestDebug(control=1)),
         lambda objects: objects.vcpu.vcpu_init(VcpuInit()),
         lambda objects: objects.vcpu.vcpu_finalize(4),
         lambda objects: objects.vcpu.get_arm_vcpu_events(),
@@ -256,6 +260,14 @@ def test_requests_of_another_architecture(listener, silent, call):
     with pytest.raises(NotInHeaderError, match="built with a kernel header that has no"):
         call(objects)
     assert listener.asked == []
+
+
+def test_interrupts_that_cannot_be():
+    """A number or a vCPU with more bits than the request has is said at once."""
+    assert arm64.irq_line(arm64.IrqType.SPI, 33) == 1 << 24 | 33
+    for number, vcpu in (1 << 16, 0), (-1, 0), (33, 1 << 12):
+        with pytest.raises(ValueError, match=f"no interrupt {number} of vCPU {vcpu}"):
+            arm64.irq_line(arm64.IrqType.PPI, number, vcpu)
 
 
 def test_arm64_s_limits_are_capabilities(listener, silent):

@@ -9,12 +9,13 @@ Modules: `structs` (the kernel's structures), `exits` (why a vCPU stopped), `run
 them), `errors`, `caps`, `protocols`.
 """
 
+from kvm_ioctls import arm64, riscv64
 from kvm_ioctls._vcpu.nested import NestedState
 from kvm_ioctls._vcpu.one_reg import msr_register, reg_size
 from kvm_ioctls.addresses import Mmio, Pio
-from kvm_ioctls.arm64 import VcpuInit
+from kvm_ioctls.arm64 import ArmDebugRegisters, ArmGuestDebug, VcpuInit
 from kvm_ioctls.caps import Cap
-from kvm_ioctls.devices import DeviceFd
+from kvm_ioctls.devices import DeviceFd, DeviceType
 from kvm_ioctls.errors import (
     KvmClosedError,
     KvmError,
@@ -128,7 +129,9 @@ from kvm_ioctls.zones import LogZone, RegisterZone, Zone
 __all__ = [
     "ApResetHold",
     "ArmDebug",
+    "ArmDebugRegisters",
     "ArmExceptionEvent",
+    "ArmGuestDebug",
     "ArmNisv",
     "ArmVcpuEvents",
     "Cap",
@@ -140,6 +143,7 @@ __all__ = [
     "Debug",
     "DebugRegs",
     "DeviceFd",
+    "DeviceType",
     "DirtyPage",
     "DirtyRing",
     "DirtyRingFull",
@@ -247,7 +251,9 @@ __all__ = [
     "XenVcpuAttr",
     "Xsave",
     "Zone",
+    "arm64",
     "kick_signal",
     "msr_register",
     "reg_size",
+    "riscv64",
 ]

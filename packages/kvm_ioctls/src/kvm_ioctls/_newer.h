@@ -127,6 +127,11 @@
 #define KVM_GUESTDBG_BLOCKIRQ 0x00100000
 #endif
 
+/* riscv64's interrupt controller (6.5) */
+#ifndef KVM_DEV_TYPE_RISCV_AIA
+#define KVM_DEV_TYPE_RISCV_AIA 11
+#endif
+
 /* x86's interrupt controllers */
 #ifndef KVM_IRQCHIP_PIC_MASTER
 #define KVM_IRQCHIP_PIC_MASTER 0
@@ -227,6 +232,16 @@ struct kvm_arm_counter_offset {
     __u64 reserved;
 };
 #define KVM_ARM_SET_COUNTER_OFFSET _IOW(KVMIO, 0xb5, struct kvm_arm_counter_offset)
+#endif
+
+/* which bits of the identification registers may be set (6.7) */
+#if defined(__aarch64__) && !defined(KVM_ARM_GET_REG_WRITABLE_MASKS)
+struct reg_mask_range {
+    __u64 addr;
+    __u32 range;
+    __u32 reserved[13];
+};
+#define KVM_ARM_GET_REG_WRITABLE_MASKS _IOR(KVMIO, 0xb6, struct reg_mask_range)
 #endif
 
 #endif

@@ -7,6 +7,7 @@ Source: Documentation/virt/kvm/api.rst, sections 4.79 to 4.81, and Documentation
 from __future__ import annotations
 
 import errno
+from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls._descriptor import Descriptor, Resource, record
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from kvm_ioctls._struct import Buffer
 
 _LONGEST_VALUE = 64 * 1024  # bytes; the longest is s390's list of facilities, some 4 KiB
+
+
+class DeviceType(IntEnum):
+    """Kinds of in-kernel devices (KVM_DEV_TYPE_*); a plain number does as well."""
+
+    VFIO = lib.KVM_DEV_TYPE_VFIO
+    ARM_VGIC_V2 = lib.KVM_DEV_TYPE_ARM_VGIC_V2
+    ARM_VGIC_V3 = lib.KVM_DEV_TYPE_ARM_VGIC_V3
+    ARM_VGIC_ITS = lib.KVM_DEV_TYPE_ARM_VGIC_ITS
+    RISCV_AIA = lib.KVM_DEV_TYPE_RISCV_AIA
 
 
 class DeviceAttributes(Resource):
@@ -76,7 +87,7 @@ class Devices(DeviceAttributes):
         """KVM_CREATE_DEVICE.
 
         Args:
-            device_type: KVM_DEV_TYPE_*: 4 for VFIO, 7 for arm64's GICv3.
+            device_type: `DeviceType`.
         """
         made = record("struct kvm_create_device", {"type": device_type})
         self._fd.ioctl_record("KVM_CREATE_DEVICE", made)

@@ -9,7 +9,7 @@ from kvm_ioctls._ffi import ffi
 from kvm_ioctls.structs import ArmVcpuEvents
 
 if TYPE_CHECKING:
-    from kvm_ioctls.arm64 import VcpuInit
+    from kvm_ioctls.arm64 import ArmGuestDebug, VcpuInit
 
 
 class Arm64Vcpu(Resource):
@@ -30,3 +30,7 @@ class Arm64Vcpu(Resource):
     def set_arm_vcpu_events(self, events: ArmVcpuEvents) -> None:
         """KVM_SET_VCPU_EVENTS."""
         self._fd.put("KVM_SET_VCPU_EVENTS", events)
+
+    def set_arm_guest_debug(self, debug: ArmGuestDebug) -> None:
+        """KVM_SET_GUEST_DEBUG with arm64's debug registers."""
+        self._fd.put("KVM_SET_GUEST_DEBUG", debug)

@@ -30,7 +30,10 @@ class Events(Resource):
         self._fd.put("KVM_SET_VCPU_EVENTS", events)
 
     def interrupt(self, vector: int) -> None:
-        """KVM_INTERRUPT: queues an external interrupt, where there is no in-kernel irqchip."""
+        """KVM_INTERRUPT: queues an external interrupt, where there is no in-kernel irqchip.
+
+        On riscv64 `vector` is `riscv64.Interrupt`: the interrupt is raised, or taken back.
+        """
         self._fd.ioctl_record("KVM_INTERRUPT", record("struct kvm_interrupt", {"irq": vector}))
 
     def nmi(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from kvm_ioctls._descriptor import Resource, number, record
@@ -10,6 +11,8 @@ from kvm_ioctls.arm64 import VcpuInit
 
 if TYPE_CHECKING:
     from kvm_ioctls.run_page import WritableBuffer
+
+_FEATURE_REGISTERS = 3 * 8 * 8  # KVM_ARM_FEATURE_ID_RANGE_SIZE
 
 
 class Arm64Vm(Resource):
@@ -38,6 +41,20 @@ class Arm64Vm(Resource):
             return self._fd.ioctl_record("KVM_ARM_MTE_COPY_TAGS", copy)
         finally:
             ffi.release(held)
+
+    def arm_get_reg_writable_masks(self) -> list[int]:
+        """KVM_ARM_GET_REG_WRITABLE_MASKS: which bits of the feature ID registers can be set.
+
+        Returns:
+            A mask for each of the 192 registers with op0 3, op1 0, 1 or 3 and CRn 0: in that order,
+            then by CRm and op2.
+        """
+        masks = array("Q", bytes(_FEATURE_REGISTERS * 8))
+        held = ffi.from_buffer("char[]", masks)
+        what = {"addr": int(ffi.cast("uintptr_t", held))}
+        wanted = record("struct reg_mask_range", what)
+        self._fd.ioctl_record("KVM_ARM_GET_REG_WRITABLE_MASKS", wanted)
+        return masks.tolist()
 
     def arm_set_counter_offset(self, offset: int) -> None:
         """KVM_ARM_SET_COUNTER_OFFSET: what the guest's counters lag behind the host's."""

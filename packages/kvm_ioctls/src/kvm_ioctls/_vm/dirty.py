@@ -6,6 +6,7 @@ Source: Documentation/virt/kvm/api.rst, sections 4.8, 4.117 and 8.29.
 from __future__ import annotations
 
 import errno
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING
 
 from kvm_ioctls._capabilities import Capabilities
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from kvm_ioctls._slots import SlotTable
     from kvm_ioctls.rings import RingSetup
 
-_PAGE = 4096  # x86: the granule of dirty logs
 _WORD = 64  # pages per word of a log, and the granule of clearing
 
 
@@ -61,7 +61,7 @@ class DirtyPages(Capabilities):
         with self._slots.lock:
             self._log_size("KVM_CLEAR_DIRTY_LOG", slot)
             if num_pages < 0:
-                num_pages = max(0, self._slots.size(slot) // _PAGE - first_page)
+                num_pages = max(0, self._slots.size(slot) // PAGESIZE - first_page)
             if len(bitmap) < (num_pages + _WORD - 1) // _WORD * 8:  # KVM reads whole words
                 raise ValueError(f"{num_pages} pages need more than {len(bitmap)} bytes of bits")
             held = ffi.from_buffer("char[]", bitmap)
@@ -75,7 +75,7 @@ class DirtyPages(Capabilities):
         if size == 0:
             self._fd.fileno()
             raise KvmError(errno.ENOENT, request, arguments=f"slot={slot:#x}")
-        return (size // _PAGE + _WORD - 1) // _WORD * 8
+        return (size // PAGESIZE + _WORD - 1) // _WORD * 8
 
     def enable_manual_dirty_log(self, *, initially_set: bool = False) -> None:
         """KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: reading a log no longer clears it.
