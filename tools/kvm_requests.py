@@ -1,8 +1,9 @@
-"""The table of KVM's requests: method, capability, and which real KVM has answered them in a test.
+"""The table of KVM's requests: method, capability, and what has shown that it is right.
 
-`python3 -m tools.kvm_requests`, after the sessions `test` and `nested`, takes from their results
-which requests were answered and writes `docs/kvm_requests.json`; the documentation makes the table.
-Requests, methods and capabilities are read from the package's code.
+`python3 -m tools.kvm_requests`, after the sessions `test` and `nested` (or one of them), takes from
+their results which requests were answered, by a real KVM or by a listener in its place, and writes
+`docs/kvm_requests.json`; the documentation makes the table.  Requests, methods and capabilities are
+read from the package's code.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ RECORD = environment.ROOT / "docs" / "kvm_requests.json"
 MACHINES = {"test": "kvm_pvm 6.18", "nested": "kvm-amd 6.1"}
 """The KVM behind each session's results."""
 
+_LISTENER = "listener"
 _CLASSES = ("Kvm", "VmFd", "VcpuFd", "DeviceFd")
 _IN_C = {"KVM_RUN": ["VcpuFd.run"]}
 _NO_REQUESTS = re.compile(r"KVM_ARM_TAGS_|.*_$")
@@ -29,22 +31,25 @@ _NO_REQUESTS = re.compile(r"KVM_ARM_TAGS_|.*_$")
 
 def main() -> int:
     """Write the record from the newest results."""
-    record = {}
-    for session in MACHINES:
-        path = environment.HOME / "results" / f"{session}.xml"
-        if not path.exists():
-            sys.exit(f"py-vmm: {path} is missing: run the session {session} first")
-        record[session] = sorted(answered(path.read_text()) | {"KVM_RUN"})
+    record: dict[str, list[str]] = json.loads(RECORD.read_text())
+    results = {session: environment.HOME / "results" / f"{session}.xml" for session in MACHINES}
+    if not any(path.exists() for path in results.values()):
+        sys.exit(f"py-vmm: no results: run the sessions {' and '.join(MACHINES)} first")
+    for session, path in results.items():
+        if path.exists():
+            record[session] = sorted(noted(path.read_text(), "ioctls") | {"KVM_RUN"})
+    if results["test"].exists():
+        record[_LISTENER] = sorted(noted(results["test"].read_text(), "heard"))
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
     print(f"py-vmm: {', '.join(f'{len(names)} in {name}' for name, names in record.items())}")
     return 0
 
 
-def answered(results: str) -> set[str]:
-    """The requests that the tests of a JUnit file noted as answered by a real KVM."""
+def noted(results: str, kind: str) -> set[str]:
+    """The requests that the tests of a JUnit file noted: "ioctls" or "heard"."""
     properties = ET.fromstring(results).iter("property")  # noqa: S314 - our own file
-    noted = (one.get("value", "") for one in properties if one.get("name") == "ioctls")
-    return {name for value in noted for name in value.split()}
+    values = (one.get("value", "") for one in properties if one.get("name") == kind)
+    return {name for value in values for name in value.split()}
 
 
 def methods() -> dict[str, list[str]]:
@@ -85,14 +90,22 @@ def table() -> str:
     """The table, in Markdown."""
     capabilities: dict[str, str] = importlib.import_module("kvm_ioctls.requests").CAPABILITIES
     record = json.loads(RECORD.read_text())
-    heads = ["request", "method", "capability", *MACHINES.values()]
+    heads = ["request", "method", "capability", *MACHINES.values(), "without KVM"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, where in sorted(methods().items()):
         capability = f"`{capabilities[name]}`" if name in capabilities else ""
         seen = ["yes" if name in record[session] else "" for session in MACHINES]
         shown = ", ".join(f"`{one}()`" for one in sorted(set(where)))
+        seen.append("" if any(seen) else _otherwise(name, record))
         lines.append(f"| `{name}` | {shown} | {capability} | {' | '.join(seen)} |")
     return "\n".join(lines) + "\n"
+
+
+def _otherwise(name: str, record: dict[str, list[str]]) -> str:
+    """What has shown that a request is right which no real KVM at hand answers."""
+    if name in record[_LISTENER]:
+        return "listener"
+    return "arm64's header" if name.startswith("KVM_ARM_") else ""
 
 
 if __name__ == "__main__":

@@ -18,25 +18,29 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def exercised(monkeypatch, request):
-    """Notes in the JUnit file which of a test's requests a real KVM has answered.
+    """Notes in the JUnit file which of a test's requests a real KVM has answered, or a listener.
 
     `python3 -m tools.kvm_requests` makes the documentation's table of it.
     """
-    answered = set()
+    answered, heard = set(), set()
 
     def watch(original):
         def method(self: Descriptor, name: str, argument: object) -> int:
             result = original(self, name, argument)
-            if result >= 0 and "kvm" in str(Path(f"/proc/self/fd/{self.number}").readlink()):
+            where = str(Path(f"/proc/self/fd/{self.number}").readlink())
+            if result >= 0 and "kvm" in where:
                 answered.add(name)
+            elif result >= 0 and where == "/dev/null":
+                heard.add(name)
             return result
 
         return method
 
     monkeypatch.setattr(Descriptor, "_call", watch(Descriptor._call))
     yield
-    if answered:
-        request.node.user_properties.append(("ioctls", " ".join(sorted(answered))))
+    for kind, names in ("ioctls", answered), ("heard", heard):
+        if names:
+            request.node.user_properties.append((kind, " ".join(sorted(names))))
 
 
 @pytest.fixture

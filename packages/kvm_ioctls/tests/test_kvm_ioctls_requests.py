@@ -163,6 +163,10 @@ def test_attributes_are_asked_for_by_type(listener, silent):
     assert silent(VmFd).xen_hvm_get_attr(question).u.pad[0] == 0x77
     assert question == XenHvmAttr(type=1)
     assert silent(VcpuFd).xen_vcpu_get_attr(XenVcpuAttr(type=4)).u.pad[0] == 0x77
+    assert listener.asked == [
+        (lib.KVM_XEN_HVM_GET_ATTR, struct.pack("=H70x", 1)),
+        (lib.KVM_XEN_VCPU_GET_ATTR, struct.pack("=H70x", 4)),
+    ]
 
 
 def test_memory_that_is_bound_to_a_slot(listener, silent):
@@ -190,6 +194,7 @@ def test_how_far_pre_faulting_got(listener, silent):
 
     listener.answers = {lib.KVM_PRE_FAULT_MEMORY: answer}
     assert silent(VcpuFd).pre_fault_memory(0x4000, 0x3000) == 0x2000
+    assert listener.asked == [(lib.KVM_PRE_FAULT_MEMORY, struct.pack("=2Q48x", 0x4000, 0x3000))]
 
 
 def test_a_nested_state_that_needs_more_room(listener, silent):

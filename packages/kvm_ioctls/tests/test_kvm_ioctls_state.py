@@ -37,6 +37,16 @@ def test_state_round_trips(start, needs, name, cap):
     assert getattr(vcpu, f"get_{name}")() == state
 
 
+def test_an_xsave_area_where_kvm_has_no_longer_one(start, needs, monkeypatch):
+    """Without KVM_CAP_XSAVE2 the older request gives what its 4096 bytes hold."""
+    needs(Cap.XSAVE)
+    vcpu = start(HLT)
+    whole = bytes(vcpu.get_xsave())
+    monkeypatch.setattr(vcpu, "_xsave_size", 0)
+    assert bytes(vcpu.get_xsave()) == whole[:4096]
+    vcpu.set_xsave(vcpu.get_xsave())
+
+
 def test_debug_registers_are_the_guest_s(start, needs):
     """Mov eax, dr1 reads what was set."""
     needs(Cap.DEBUGREGS)
