@@ -17,9 +17,12 @@ from kvm_ioctls import (
     MsrError,
     NotInHeaderError,
     VcpuBusyError,
+    errors,
 )
 from kvm_ioctls._ffi import lib
 from kvm_ioctls.requests import CAPABILITIES
+
+KNOWN = {*CAPABILITIES, *(name for name in dir(lib) if name.startswith("KVM_"))}
 
 
 def test_the_tree():
@@ -39,6 +42,29 @@ def test_a_failed_ioctl_names_itself_and_the_way_out():
         "KVM_CREATE_IRQCHIP failed: File exists (EEXIST); the virtual machine has an irqchip"
     )
     assert str(KvmError(errno.EBADF, "KVM_X")) == "KVM_X failed: Bad file descriptor (EBADF)"
+
+
+@pytest.mark.parametrize(
+    ("request_name", "code", "way_out"),
+    [
+        ("KVM_SET_CPUID2", errno.E2BIG, "too many entries"),
+        ("KVM_SET_PMU_EVENT_FILTER", errno.E2BIG, "a filter has at most 300 events"),
+        ("KVM_GET_DEVICE_ATTR", errno.ENOENT, "there is no such attribute"),
+        ("KVM_SET_DEVICE_ATTR", errno.ENXIO, "there is no such attribute"),
+        ("KVM_CREATE_DEVICE", errno.ENODEV, "this KVM has no device of this type"),
+        ("KVM_RUN", errno.EIO, "KVM objects belong to the process that made them"),
+        ("KVM_RUN", errno.EPERM, "the sandbox or a security module forbids it"),
+        ("KVM_CREATE_VM", errno.ENOMEM, "the host's memory"),
+    ],
+)
+def test_the_way_out(request_name, code, way_out):
+    """The common cases have one."""
+    assert f"({errno.errorcode[code]}); {way_out}" in str(KvmError(code, request_name))
+
+
+def test_hints_are_of_requests_that_there_are():
+    """A misspelt request would never find its hint."""
+    assert [name for name, _ in errors._HINTS if name not in KNOWN] == []
 
 
 def test_an_older_kernel_is_named_as_the_cause():
@@ -96,18 +122,25 @@ def test_a_missing_device(tmp_path):
     assert str(caught.value).startswith(f"cannot open {tmp_path}/kvm: no such file or directory; ")
 
 
-def test_no_permission(monkeypatch):
-    """The hint is the group."""
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.EACCES, "permission denied; add yourself to the group kvm, or run as root"),
+        (errno.EPERM, "operation not permitted; the sandbox or container forbids the device"),
+        (errno.ENODEV, "no such device; the processor or the firmware offers no virtualization"),
+        (errno.EMFILE, "too many open files"),
+    ],
+)
+def test_a_device_that_cannot_be_opened(monkeypatch, code, message):
+    """The hint is what can be done about it, where that is known."""
 
     def refuse(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(KvmUnavailable) as caught:
         Kvm()
-    assert str(caught.value) == (
-        "cannot open /dev/kvm: permission denied; add yourself to the group kvm, or run as root"
-    )
+    assert str(caught.value) == f"cannot open /dev/kvm: {message}"
 
 
 def test_another_device():

@@ -28,6 +28,7 @@ from kvm_ioctls import (
     KvmError,
     MemoryFlag,
     MpState,
+    MsrError,
     MsrExitReason,
     Regs,
     VcpuBusyError,
@@ -385,6 +386,17 @@ def test_many_msrs_at_once(kvm, start):
     assert vcpu.get_msrs([0xC000_0081] * 300).keys() == star.keys()
     vcpu.set_msrs(star)
     assert vcpu.get_msrs([0xC000_0081] * 300) == star
+
+
+def test_a_register_that_kvm_refuses_is_named(start):
+    """Those before it are set, those behind it are not; in a later batch it is the same one."""
+    vcpu, star, lstar, bogus = start(HLT), 0xC000_0081, 0xC000_0082, 0x1234_5678
+    with pytest.raises(MsrError, match=r"KVM_SET_MSRS.*KVM refuses MSR 0x12345678") as caught:
+        vcpu.set_msrs({star: 7, bogus: 1, lstar: 9})
+    assert caught.value.index == bogus
+    assert vcpu.get_msrs([star, lstar]) == {star: 7, lstar: 0}
+    with pytest.raises(MsrError, match=r"KVM_GET_MSRS.*KVM refuses MSR 0x12345678"):
+        vcpu.get_msrs([*[star] * 200, bogus])
 
 
 def test_enabling_what_is_not_there(vm):

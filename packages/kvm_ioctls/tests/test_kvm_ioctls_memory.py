@@ -6,10 +6,10 @@ import errno
 from mmap import mmap
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvm_ioctls import Cap, GuestMemfdFlag, Hlt, KvmError
+from kvm_ioctls import Cap, GuestMemfdFlag, Hlt, KvmError, MemoryFlag
 from kvm_ioctls._slots import SlotTable, borrow
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(30)]
@@ -52,6 +52,65 @@ def test_overlaps_are_found(steps, start, size):
     expected = {number for number, pages in model.items() if pages & wanted}
     assert {number for number, _ in table.overlapping(start * 4096, size * 4096)} == expected
     table.leave()
+
+
+PAGES = 4096
+NUMBERS, SIZES = range(4), (1, 2, 5)
+
+
+def expected(model, number, first, count) -> int:
+    """The errno that KVM_SET_USER_MEMORY_REGION is documented to give; 0 for none."""
+    mine = model.get(number)
+    if count == 0:
+        return 0 if mine else errno.EINVAL
+    if mine and mine[1] != count:
+        return errno.EINVAL  # neither its size nor its memory can change
+    wanted = set(range(first, first + count))
+    others = (one for other, one in model.items() if other != number)
+    return errno.EEXIST if any(wanted & set(range(a, a + n)) for a, n in others) else 0
+
+
+@settings(
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example makes a machine
+)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(NUMBERS), st.integers(0, 12), st.sampled_from((0, *SIZES))),
+        max_size=25,
+    )
+)
+def test_slots_are_what_kvm_has(kvm, steps):
+    """Model: a dictionary. Each errno is its, and exactly the memory of its slots is held."""
+    with kvm.create_vm() as vm:
+        memory = {(n, size): mmap(-1, size * PAGES) for n in NUMBERS for size in SIZES}
+        model = {}
+        for number, first, count in steps:
+            given_memory = memory[number, count] if count else None
+            try:
+                vm.set_user_memory_region(
+                    number, first * PAGES, given_memory, MemoryFlag.LOG_DIRTY_PAGES
+                )
+                code = 0
+            except KvmError as error:
+                code = error.errno
+            assert code == expected(model, number, first, count)
+            if code == 0:
+                model.pop(number, None)
+                model |= {number: (first, count)} if count else {}
+        for number in NUMBERS:
+            if number in model:
+                assert len(vm.get_dirty_log(number)) == 8
+            else:
+                with pytest.raises(KvmError, match="does not exist"):
+                    vm.get_dirty_log(number)
+        for (number, count), one in memory.items():
+            if number in model and model[number][1] == count:
+                with pytest.raises(BufferError):
+                    one.close()
+            else:
+                one.close()
 
 
 def test_a_guest_runs_from_a_guest_memfd(vm, start, needs):

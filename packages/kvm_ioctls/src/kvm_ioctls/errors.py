@@ -67,6 +67,7 @@ _HINTS = {
     ("KVM_GET_DIRTY_LOG", errno.ENXIO): "dirty pages go to the vCPUs' rings",
     ("KVM_SET_SIGNAL_MASK", errno.EINVAL): "the mask is not as long as the kernel's",
     ("KVM_X86_SET_MSR_FILTER", errno.EINVAL): "a filter that denies by default needs ranges",
+    ("KVM_SET_PMU_EVENT_FILTER", errno.E2BIG): "a filter has at most 300 events",
     ("KVM_SET_NESTED_STATE", errno.EINVAL): "the state is another processor's, or not consistent",
     ("KVM_XEN_HVM_EVTCHN_SEND", errno.EINVAL): "the machine has no Xen event channels",
     ("KVM_GET_IRQCHIP", errno.ENXIO): "there is no in-kernel irqchip",
