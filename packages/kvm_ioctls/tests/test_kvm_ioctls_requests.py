@@ -76,6 +76,10 @@ def silent():
 
 
 ASKED = {
+    "KVM_SIGNAL_MSI": (
+        lambda vm: vm.signal_msi(0x1_FEE0_0000, 0x41, devid=9),
+        struct.pack("=5I12x", 0xFEE0_0000, 1, 0x41, 1, 9),
+    ),
     "KVM_SET_MEMORY_ATTRIBUTES": (
         lambda vm: vm.set_memory_attributes(0x1000, 0x2000, 8),
         struct.pack("=4Q", 0x1000, 0x2000, 8, 0),

@@ -278,6 +278,9 @@ def test_routes(address, data, gsi):
     entry = IrqRoutingEntry.to_msi(gsi, address, data)
     assert (entry.gsi, entry.type, entry.u.msi.data) == (gsi, 2, data)
     assert entry.u.msi.address_hi << 32 | entry.u.msi.address_lo == address
+    assert entry.flags == 0
+    sent = IrqRoutingEntry.to_msi(gsi, address, data, devid=gsi)
+    assert (sent.flags, sent.u.msi.devid, sent.u.msi.data) == (1, gsi, data)
 
 
 def test_routes_to_pins():

@@ -67,12 +67,17 @@ class IrqRoutingEntry(KvmStruct, ctype="struct kvm_irq_routing_entry"):
         return entry
 
     @classmethod
-    def to_msi(cls, gsi: int, address: int, data: int) -> Self:
-        """Leads `gsi` to a message: `data` written to the 64-bit `address`."""
+    def to_msi(cls, gsi: int, address: int, data: int, devid: int | None = None) -> Self:
+        """Leads `gsi` to a message: `data` written to the 64-bit `address`.
+
+        `devid` is who sends it, where that matters (KVM_CAP_MSI_DEVID: arm64's ITS).
+        """
         entry = cls(gsi=gsi, type=lib.KVM_IRQ_ROUTING_MSI)
         entry.u.msi = IrqRoutingMsi(
             address_lo=address & 0xFFFF_FFFF, address_hi=address >> 32, data=data
         )
+        if devid is not None:
+            entry.flags, entry.u.msi.devid = lib.KVM_MSI_VALID_DEVID, devid
         return entry
 
     @classmethod

@@ -33,9 +33,20 @@ class Interrupts(Resource):
         self._fd.ioctl_record("KVM_IRQ_LINE_STATUS", level)
         return int(ffi.cast("int32_t", level.irq))  # a union: the status overwrites the line
 
-    def signal_msi(self, address: int, data: int) -> int:
-        """KVM_SIGNAL_MSI: above 0 when delivered, 0 when the guest blocked it."""
+    def signal_msi(self, address: int, data: int, devid: int | None = None) -> int:
+        """KVM_SIGNAL_MSI: a message, `data` written to the 64-bit `address`.
+
+        Args:
+            address: where it goes.
+            data: what it says.
+            devid: who sends it, where that matters (KVM_CAP_MSI_DEVID: arm64's ITS).
+
+        Returns:
+            Above 0 when delivered, 0 when the guest blocked it.
+        """
         message = {"address_lo": address & 0xFFFF_FFFF, "address_hi": address >> 32, "data": data}
+        if devid is not None:
+            message |= {"flags": lib.KVM_MSI_VALID_DEVID, "devid": devid}
         return self._fd.ioctl_record("KVM_SIGNAL_MSI", record("struct kvm_msi", message))
 
     def set_gsi_routing(self, entries: Sequence[IrqRoutingEntry]) -> None:
