@@ -2,11 +2,9 @@
 
 * A *queue* (`SplitQueue`, `PackedQueue`) gives out requests from rings in guest memory and takes
   them back.
-* A *device* (`Rng`, or anything with the methods of `Device`) processes requests.
+* A *device* (`Rng`, `Block`, or anything with the methods of `Device`) processes requests.
 * A *transport* (`MmioTransport`, `PciTransport`) puts a device behind registers that a driver
   finds.
-* A *device* (`Rng`, `Block`, or anything with the methods of `Device`) processes requests.
-* A *transport* (`MmioTransport`) puts a device behind registers that a driver finds.
 
 A device does not know its transport, and a transport does not know its device's requests:
 
@@ -28,12 +26,13 @@ from virtio_devices.block import (
     Backend,
     Block,
     BlockFeature,
+    BlockState,
     DiskSizes,
     FileBackend,
     RawImage,
 )
-from virtio_devices.console import Console, ConsoleFeature, ConsolePort
-from virtio_devices.device import Device, RestartsQueues
+from virtio_devices.console import Console, ConsoleFeature, ConsolePort, ConsoleState
+from virtio_devices.device import Device, RestartsQueues, SavesState
 from virtio_devices.errors import (
     BufferOutsideMemory,
     DeviceFailed,
@@ -46,6 +45,7 @@ from virtio_devices.errors import (
     InvalidHead,
     InvalidIndirectTable,
     InvalidQueueLayout,
+    InvalidState,
     QueueError,
     QueueSetupViolation,
     RequestTooShort,
@@ -56,7 +56,7 @@ from virtio_devices.errors import (
 )
 from virtio_devices.features import DeviceId, Feature
 from virtio_devices.interrupt import DeviceInterrupt, Interrupt
-from virtio_devices.net import Net, NetBackend, NetCounters, NetFeature, Tap
+from virtio_devices.net import Net, NetBackend, NetCounters, NetFeature, NetState, Tap
 from virtio_devices.queue import (
     DescriptorChain,
     PackedLayout,
@@ -76,10 +76,14 @@ from virtio_devices.transport import (
     ConfigurationSpace,
     DeviceStatus,
     InterruptLine,
+    LifecycleState,
+    MmioState,
     MmioTransport,
     MsiVector,
     PciIdentity,
+    PciState,
     PciTransport,
+    QueueRegisters,
 )
 
 __all__ = [
@@ -88,11 +92,13 @@ __all__ = [
     "Backend",
     "Block",
     "BlockFeature",
+    "BlockState",
     "BufferOutsideMemory",
     "ConfigurationSpace",
     "Console",
     "ConsoleFeature",
     "ConsolePort",
+    "ConsoleState",
     "DescriptorChain",
     "Device",
     "DeviceFailed",
@@ -113,18 +119,24 @@ __all__ = [
     "InvalidHead",
     "InvalidIndirectTable",
     "InvalidQueueLayout",
+    "InvalidState",
+    "LifecycleState",
+    "MmioState",
     "MmioTransport",
     "MsiVector",
     "Net",
     "NetBackend",
     "NetCounters",
     "NetFeature",
+    "NetState",
     "PackedLayout",
     "PackedQueue",
     "PciIdentity",
+    "PciState",
     "PciTransport",
     "Queue",
     "QueueError",
+    "QueueRegisters",
     "QueueSetupViolation",
     "QueueState",
     "RawImage",
@@ -132,6 +144,7 @@ __all__ = [
     "RequestTooShort",
     "RestartsQueues",
     "Rng",
+    "SavesState",
     "SplitLayout",
     "SplitQueue",
     "StatusViolation",

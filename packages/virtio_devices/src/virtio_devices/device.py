@@ -118,6 +118,35 @@ class RestartsQueues(Device, Protocol):
         """
 
 
+class SavesState(Device, Protocol):
+    """A device whose state can be saved, and restored into a new one that is made alike.
+
+    Queues and accepted features are the transport's to save. A device without these methods is
+    saved as if it had nothing else to remember.
+    """
+
+    def save(self) -> object:
+        """What `restore` needs: a plain record of whatever a driver or a VMM has changed.
+
+        Called between two calls of `process_queue`. The device puts back (`Queue.put_back`) the
+        chains that it holds.
+        """
+
+    def restore(self, state: object) -> None:
+        """Go on from what `save` returned, after `accept_features` and, if it ran, `activate`.
+
+        What either of them signals to the driver is not passed on: it has been heard before.
+
+        Raises:
+            InvalidState: this is no such record, or cannot be one of this device.
+        """
+
+
+def saves_state(device: Device) -> TypeGuard[SavesState]:
+    """Whether the device has both methods."""
+    return hasattr(device, "save") and hasattr(device, "restore")
+
+
 def restarts_queues(device: Device) -> TypeGuard[RestartsQueues]:
     """Whether the device has both methods."""
     return hasattr(device, "reset_queue") and hasattr(device, "restart_queue")

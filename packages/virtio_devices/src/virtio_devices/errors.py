@@ -20,7 +20,8 @@
     ├── TapError (OSError)             a TAP interface cannot be had, or refuses what is asked of it
     ├── DeviceViolation                found by `virtio_devices.testing`: the device broke a rule
     └── VirtioUsageError (ValueError)  the caller, a device or a VMM, made a mistake
-        └── DiskImageError             a file that cannot be a disk
+        ├── DiskImageError             a file that cannot be a disk
+        └── InvalidState               a saved state that cannot be, or is of another device
 
 A transport turns `DriverViolation` and `DeviceFailed` of a running device into
 DEVICE_NEEDS_RESET; a VMM sees them only where it asked for a report. Clauses are sections of
@@ -259,4 +260,16 @@ class DiskImageError(VirtioUsageError):
     def __init__(self, path: str | os.PathLike[str], problem: str) -> None:
         super().__init__(f"{path} {problem}")
         self.path = path
+        self.problem = problem
+
+
+class InvalidState(VirtioUsageError):
+    """A saved state contradicts itself, or what it is restored into.
+
+    Attributes:
+        problem: what is wrong with it, the rest of a sentence that begins with it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the saved state {problem}")
         self.problem = problem

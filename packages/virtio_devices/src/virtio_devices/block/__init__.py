@@ -13,6 +13,7 @@ from virtio_devices.block.backend import Backend, DiskSizes, FileBackend
 from virtio_devices.block.config import MAX_SERIAL, SECTOR_SIZE, BlockFeature
 from virtio_devices.block.device import Block
 from virtio_devices.block.raw import RawImage
+from virtio_devices.block.state import BlockState
 
 __all__ = [
     "MAX_SERIAL",
@@ -20,6 +21,7 @@ __all__ = [
     "Backend",
     "Block",
     "BlockFeature",
+    "BlockState",
     "DiskSizes",
     "FileBackend",
     "RawImage",

@@ -14,7 +14,8 @@ from virtio_devices.block.config import (
 )
 from virtio_devices.block.executor import Executor
 from virtio_devices.block.serving import serve_requests
-from virtio_devices.errors import VirtioUsageError
+from virtio_devices.block.state import BlockState
+from virtio_devices.errors import InvalidState, VirtioUsageError
 from virtio_devices.features import DeviceId
 
 TYPE_CHECKING = False
@@ -132,6 +133,22 @@ class Block:
     def restart_queue(self, index: int, queue: Queue) -> None:
         """Carry out the requests of a new queue in the place of one that was reset."""
         self._queues[index] = queue
+
+    def save(self) -> BlockState:
+        """The cache mode; no request is under way between two calls."""
+        return BlockState(self._writeback)
+
+    def restore(self, state: object) -> None:
+        """Go on in the cache mode of the record.
+
+        Raises:
+            InvalidState: it is none of a disk, or the driver cannot have chosen it.
+        """
+        if not isinstance(state, BlockState):
+            raise InvalidState("is none of a disk")
+        if state.writeback != self._writeback and not self._accepted & _CONFIG_WCE:
+            raise InvalidState("has a cache mode that its driver cannot choose")
+        self._set_writeback(bool(state.writeback))
 
     def _set_writeback(self, writeback: bool) -> None:
         self._writeback = writeback

@@ -7,5 +7,6 @@
 from virtio_devices.console.device import Console
 from virtio_devices.console.features import ConsoleFeature
 from virtio_devices.console.port import ConsolePort
+from virtio_devices.console.state import ConsoleState
 
-__all__ = ["Console", "ConsoleFeature", "ConsolePort"]
+__all__ = ["Console", "ConsoleFeature", "ConsolePort", "ConsoleState"]

@@ -48,6 +48,16 @@ class ControlMessages:
         with self._lock:
             self._waiting.clear()
 
+    def save(self) -> tuple[tuple[int, int, bytes], ...]:
+        """What was not taken yet, in order: port, event and all of the message."""
+        with self._lock:
+            return tuple([(*key, message) for key, message in self._waiting.items()])
+
+    def restore(self, waiting: tuple[tuple[int, int, bytes], ...]) -> None:
+        """Say this instead."""
+        with self._lock:
+            self._waiting = {(port, event): message for port, event, message in waiting}
+
     def deliver(self, queue: Queue) -> bool:
         """Put messages into the driver's buffers, as many as both have.
 
@@ -88,3 +98,9 @@ def read_message(chain: DescriptorChain) -> tuple[int, int, int] | None:
         return None
     port, event, value = _message.unpack(chain.reader.read(_message.size))
     return port, event, value
+
+
+def is_message(port: int, event: int, message: bytes) -> bool:
+    """Whether these bytes say something of this port and event."""
+    whole = len(message) >= _message.size
+    return whole and _message.unpack_from(message)[:2] == (port, event)

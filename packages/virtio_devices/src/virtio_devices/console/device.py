@@ -7,7 +7,7 @@ import struct
 import warnings
 from contextlib import suppress
 
-from virtio_devices.console.control import ControlMessages, Event, read_message
+from virtio_devices.console.control import ControlMessages, Event, is_message, read_message
 from virtio_devices.console.features import ConsoleFeature
 from virtio_devices.console.ports import (
     CONTROL_RECEIVE,
@@ -16,7 +16,8 @@ from virtio_devices.console.ports import (
     port_of,
     transmit_index,
 )
-from virtio_devices.errors import DriverViolation, VirtioUsageError
+from virtio_devices.console.state import ConsoleState
+from virtio_devices.errors import DriverViolation, InvalidState, VirtioUsageError
 from virtio_devices.features import DeviceId
 from virtio_devices.queue.serve import serve
 
@@ -168,6 +169,38 @@ class Console:
         self._messages.clear()
         self._interrupt = None
         self._features = 0
+
+    def save(self) -> ConsoleState:
+        """The size, which ends are open, and what the driver has not been told yet."""
+        return ConsoleState(
+            size=self._size,
+            host_open=tuple(self._host_open),
+            guest_open=tuple([active.guest_open for active in self._active]),
+            messages=self._messages.save(),
+        )
+
+    def restore(self, state: object) -> None:
+        """Go on as the record says.
+
+        Raises:
+            InvalidState: it is none of a console, or of one with other ports.
+        """
+        if not isinstance(state, ConsoleState):
+            raise InvalidState("is none of a console")
+        sides = (len(state.host_open), len(state.guest_open))
+        if sides != (len(self._ports), len(self._active)):
+            raise InvalidState(f"has {sides} ends of ports")
+        for port, event, message in state.messages:
+            if port >= len(self._ports) or not is_message(port, event, message):
+                raise InvalidState(f"has no message of port {port} in {message!r}")
+        try:
+            self._size = _checked(state.size)
+        except VirtioUsageError as error:
+            raise InvalidState(f"has a size that cannot be: {error}") from error
+        self._host_open[:] = state.host_open
+        for active, is_open in zip(self._active, state.guest_open, strict=True):
+            active.guest_open = is_open
+        self._messages.restore(state.messages)
 
     # For the VMM, from any thread
 

@@ -9,6 +9,7 @@ from virtio_devices.net.backend import NetBackend
 from virtio_devices.net.counters import NetCounters
 from virtio_devices.net.device import Net
 from virtio_devices.net.features import NetFeature
+from virtio_devices.net.state import NetState
 from virtio_devices.net.tap import Tap
 
-__all__ = ["Net", "NetBackend", "NetCounters", "NetFeature", "Tap"]
+__all__ = ["Net", "NetBackend", "NetCounters", "NetFeature", "NetState", "Tap"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threading import Lock
 
-from virtio_devices.errors import DeviceFailed, DriverViolation, VirtioUsageError
+from virtio_devices.errors import DeviceFailed, DriverViolation, InvalidState, VirtioUsageError
 from virtio_devices.features import DeviceId
 from virtio_devices.net import config
 from virtio_devices.net.control import ControlCommands
@@ -18,6 +18,7 @@ from virtio_devices.net.features import (
 )
 from virtio_devices.net.queues import NetQueues
 from virtio_devices.net.receive import Receiver
+from virtio_devices.net.state import NetState
 from virtio_devices.net.transmit import Transmitter
 
 TYPE_CHECKING = False
@@ -92,6 +93,7 @@ class Net:
         self.counters = NetCounters()
         self.features = self._offer(backend.features & offloads & BACKEND_FEATURES)
         self._features = 0
+        self._offloads = 0
         self._queues: NetQueues | None = None
         self._interrupt: DeviceInterrupt | None = None
         self._update_config()
@@ -132,7 +134,8 @@ class Net:
         features = self._features
         try:
             self._backend.set_active_queues(1)
-            self._backend.set_offloads(features & GUEST_OFFLOADS)
+            self._offloads = features & GUEST_OFFLOADS
+            self._backend.set_offloads(self._offloads)
         except OSError as error:
             raise DeviceFailed(f"the backend of a network device failed: {error}") from error
         mergeable = bool(features & NetFeature.MRG_RXBUF)
@@ -185,9 +188,40 @@ class Net:
         """Forget the driver, and the address that it chose."""
         self._close_queues()
         self._interrupt = None
-        self._features = 0
+        self._features = self._offloads = 0
         self._mac = self._initial_mac
         self._change_status(config.ANNOUNCE, on=False)
+
+    def save(self) -> NetState:
+        """What the driver chose, and the state of the link."""
+        if self._queues is None:
+            return NetState(self._mac, self._status, 0, 1)
+        return NetState(self._mac, self._status, self._offloads, self._queues.active_pairs)
+
+    def restore(self, state: object) -> None:
+        """Go on as the record says; the backend is told.
+
+        Raises:
+            InvalidState: it is none of a network card, or of a different one.
+            DeviceFailed: the backend does not do it.
+        """
+        if not isinstance(state, NetState):
+            raise InvalidState("is none of a network card")
+        mac, status, offloads, pairs = state
+        own_mac = mac == self._initial_mac or self._features & NetFeature.CTRL_MAC_ADDR
+        own_pairs = pairs == 1 or self._features & NetFeature.MQ
+        if not own_mac or not config.is_station(mac) or not own_pairs:
+            raise InvalidState("has an address or queues that its driver cannot choose")
+        if status & ~(config.LINK_UP | config.ANNOUNCE) or offloads & ~self._features:
+            raise InvalidState(f"has status {status:#x} and offloads {offloads:#x}")
+        self._mac, self._status = mac, status
+        self._update_config()
+        if self._queues is None:
+            return
+        if not 1 <= pairs <= self._pairs or offloads & ~GUEST_OFFLOADS:
+            raise InvalidState(f"has {pairs} pairs of queues and offloads {offloads:#x}")
+        if not self.set_queue_pairs(pairs) or not self.set_guest_offloads(offloads):
+            raise DeviceFailed("the backend of a network device does not take what it had before")
 
     # For the VMM, from any thread
 
@@ -230,6 +264,7 @@ class Net:
             self._backend.set_offloads(features)
         except OSError:
             return False
+        self._offloads = features
         return True
 
     def acknowledge_announcement(self) -> bool:

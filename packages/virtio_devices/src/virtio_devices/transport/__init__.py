@@ -12,6 +12,7 @@ from virtio_devices.transport.pci import (
     PciIdentity,
     PciTransport,
 )
+from virtio_devices.transport.state import LifecycleState, MmioState, PciState, QueueRegisters
 from virtio_devices.transport.status import DeviceStatus
 
 __all__ = [
@@ -20,8 +21,12 @@ __all__ = [
     "ConfigurationSpace",
     "DeviceStatus",
     "InterruptLine",
+    "LifecycleState",
+    "MmioState",
     "MmioTransport",
     "MsiVector",
     "PciIdentity",
+    "PciState",
     "PciTransport",
+    "QueueRegisters",
 ]

@@ -36,11 +36,18 @@ class Activation:
     Args:
         events: where signals go while this activation lives.
         report: told why the device needs a reset, once.
+
+    Attributes:
+        queues: the queues in operation, by index.
+        failure: why the device needs a reset, if it does.
+        quiet: while set nothing is signalled: the device is being restored, and what it says when
+            it is activated its driver has heard before.
     """
 
     def __init__(self, events: Events, report: Callable[[VirtioError], None]) -> None:
         self.queues: dict[int, Queue] = {}
         self.failure: DriverViolation | DeviceFailed | None = None
+        self.quiet = False
         self._events = events
         self._report = report
         self._lock = Lock()
@@ -55,13 +62,13 @@ class Activation:
     def used_buffer(self, queue: int) -> None:
         """Signal used buffers of one queue."""
         with self._lock:
-            if self.running and queue not in self._silent:
+            if self.running and not self.quiet and queue not in self._silent:
                 self._events.used_buffer(queue)
 
     def config_change(self) -> None:
         """Signal a changed configuration space."""
         with self._lock:
-            if self._live:
+            if self._live and not self.quiet:
                 self._events.config_change()
 
     def needs_reset(self, error: DriverViolation | DeviceFailed) -> None:

@@ -10,22 +10,27 @@ device with the device's own work; reads and notifications take no part in it.
 
 from __future__ import annotations
 
-from threading import Lock, RLock
+from threading import RLock
 
-from virtio_devices.device import restarts_queues
+from virtio_devices.device import restarts_queues, saves_state
 from virtio_devices.errors import (
     DeviceFailed,
     DriverViolation,
     FeatureViolation,
+    InvalidState,
     QueueSetupViolation,
+    VirtioError,
     VirtioUsageError,
 )
 from virtio_devices.features import Feature
 from virtio_devices.queue.layout import MAX_QUEUE_SIZE
 from virtio_devices.queue.packed import PackedQueue
+from virtio_devices.queue.packed_layout import PackedLayout
 from virtio_devices.queue.split import SplitQueue
 from virtio_devices.transport.activation import Activation
+from virtio_devices.transport.generation import Generation
 from virtio_devices.transport.setup import QueueSetup
+from virtio_devices.transport.state import LifecycleState, check_life, require
 from virtio_devices.transport.status import (
     DRIVER,
     DRIVER_OK,
@@ -40,8 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from virtio_devices.device import Device
-    from virtio_devices.errors import VirtioError
     from virtio_devices.queue.interface import Queue
+    from virtio_devices.queue.layout import SplitLayout
+    from virtio_devices.queue.state import QueueState
     from virtio_devices.transport.activation import Events
     from vm_memory import GuestMemory
 
@@ -108,9 +114,7 @@ class DeviceLifecycle:
         self._features = 0
         self._unknown_features = False
         self._activation: Activation | None = None
-        self._config_lock = Lock()
-        self._config = device.config
-        self._generation = 0
+        self._generation = Generation(device)
 
     # Status
 
@@ -310,30 +314,22 @@ class DeviceLifecycle:
     def _make_queue(self, setup: QueueSetup) -> Queue:
         event_idx = bool(self._features & _EVENT_IDX)
         indirect = bool(self._features & _INDIRECT_DESC)
-        if self._features & _RING_PACKED:
-            packed = setup.packed_layout()
-            packed.check(self._memory, setup.max_size)
-            return PackedQueue(self._memory, packed, event_idx=event_idx, indirect=indirect)
-        split = setup.split_layout()
-        split.check(self._memory, setup.max_size)
-        return SplitQueue(self._memory, split, event_idx=event_idx, indirect=indirect)
+        layout = self._check_layout(setup)
+        if isinstance(layout, PackedLayout):
+            return PackedQueue(self._memory, layout, event_idx=event_idx, indirect=indirect)
+        return SplitQueue(self._memory, layout, event_idx=event_idx, indirect=indirect)
+
+    def _check_layout(self, setup: QueueSetup) -> PackedLayout | SplitLayout:
+        packed = self._features & _RING_PACKED
+        layout = setup.packed_layout() if packed else setup.split_layout()
+        layout.check(self._memory, setup.max_size)
+        return layout
 
     # Configuration space
 
     def config(self) -> tuple[bytes, int]:
-        """The configuration space now, and its generation.
-
-        The generation grows whenever a reader could have seen something else before: two equal
-        generations around some reads prove that no read between them saw a change (virtio 1.2
-        §2.5.1). It is counted here, when a change is first seen, so a device cannot get it
-        wrong.
-        """
-        with self._config_lock:
-            now = self._device.config
-            if now != self._config:
-                self._config = now
-                self._generation = (self._generation + 1) & 0xFFFF_FFFF
-            return now, self._generation
+        """The configuration space now, and its generation; see `Generation`."""
+        return self._generation.now()
 
     def read_config(self, offset: int, data: memoryview) -> None:
         """Fill `data` from `offset` on; zeros follow the configuration space."""
@@ -345,6 +341,91 @@ class DeviceLifecycle:
         with self._lock:
             if offset + len(data) <= len(self._device.config):
                 self._device.write_config(offset, data)
+
+    # Saving
+
+    def save(self) -> LifecycleState:
+        """All of it, between two calls of `process_queue`.
+
+        Raises:
+            VirtioUsageError: the device holds chains that cannot be put back now.
+        """
+        with self._lock:
+            device = self._device.save() if saves_state(self._device) else None
+            config, generation = self._generation.seen()
+            return LifecycleState(
+                status=self._status,
+                features=self._features,
+                unknown_features=self._unknown_features,
+                failure=None if self.failure is None else str(self.failure),
+                config=config,
+                generation=generation,
+                registers=tuple([setup.save() for setup in self.queues]),
+                rings=self._rings(),
+                device=device,
+            )
+
+    def restore(self, state: LifecycleState) -> None:
+        """Go on from a record, in a device that no driver has found yet.
+
+        Raises:
+            InvalidState: the record contradicts itself, the device or the guest's memory. The
+                device is as new.
+            DeviceFailed: the host cannot give the device what it needs.
+        """
+        check_life(state, len(self.queues))
+        with self._lock:
+            require(not self._status, "is restored into a device that is in use")
+            try:
+                self._take(state)
+            except VirtioError as error:
+                self.reset()
+                if isinstance(error, (DeviceFailed, InvalidState)):
+                    raise
+                raise InvalidState(f"is impossible here: {error}") from error
+
+    def _rings(self) -> tuple[QueueState | None, ...]:
+        """Of a device that failed nothing is kept: its queues rest until the reset."""
+        activation = self._activation
+        if activation is None or not activation.running:
+            return (None,) * len(self.queues)
+        found = [activation.queues.get(index) for index in range(len(self.queues))]
+        return tuple([None if queue is None else queue.state() for queue in found])
+
+    def _take(self, state: LifecycleState) -> None:
+        self._features = state.features
+        self._unknown_features = state.unknown_features
+        for setup, registers in zip(self.queues, state.registers, strict=True):
+            setup.restore(registers)
+        if state.status & FEATURES_OK:
+            self._check_features()
+        self._status = state.status
+        if state.status & DRIVER_OK:
+            self._resume(state)
+        if saves_state(self._device):
+            self._device.restore(state.device)
+        if self._activation is not None:
+            self._activation.quiet = False
+        self._generation.restore(state.config, state.generation)
+
+    def _resume(self, state: LifecycleState) -> None:
+        activation = self._activation = Activation(self._events, self._report)
+        activation.quiet = True
+        if state.failure is not None:
+            activation.failure = DeviceFailed(state.failure)
+            return
+        for index, (setup, ring) in enumerate(zip(self.queues, state.rings, strict=True)):
+            if ring is not None:
+                activation.queues[index] = self._restore_queue(setup, ring)
+        self._device.activate(self._memory, dict(activation.queues), activation)
+
+    def _restore_queue(self, setup: QueueSetup, ring: QueueState) -> Queue:
+        kind = PackedQueue if ring.packed else SplitQueue
+        self._check_layout(setup)
+        queue = kind.restore(self._memory, ring)
+        if not setup.ready or self._status & FAILED:
+            queue.stop()
+        return queue
 
 
 def _ignore(_error: VirtioError) -> None:

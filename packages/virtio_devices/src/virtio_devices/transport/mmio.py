@@ -10,6 +10,7 @@ from __future__ import annotations
 from threading import Lock
 
 from virtio_devices.transport.lifecycle import DeviceLifecycle
+from virtio_devices.transport.state import MmioState, check_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class _InterruptStatus:
 
     def config_change(self) -> None:
         self._raise(_CONFIG_CHANGE)
+
+    def show(self, bits: int) -> None:
+        """What the line was asserted for before a restore; the machine knows of that already."""
+        with self._lock:
+            self.bits |= bits
 
     def acknowledge(self, bits: int) -> None:
         with self._lock:
@@ -168,6 +174,34 @@ class MmioTransport:
     def reset(self) -> None:
         """Reset the device as the driver would; the VMM does it before it frees guest memory."""
         self._set_status(0)
+
+    def save(self) -> MmioState:
+        """What `restore` needs, besides guest memory.
+
+        Raises:
+            VirtioUsageError: the device holds chains that cannot be put back now.
+        """
+        life = self._life.save()
+        with self._lock:
+            selectors = (self._device_features_sel, self._driver_features_sel, self._queue_sel)
+            return MmioState(life, self._interrupts.bits, selectors)
+
+    def restore(self, state: MmioState) -> None:
+        """Go on where another transport was saved, with a device that was made alike.
+
+        Process every queue once afterwards: a kick that was on its way is in no record.
+
+        Raises:
+            InvalidState: the record contradicts itself, this device or the guest's memory. The
+                transport is as new.
+            DeviceFailed: the host cannot give the device what it needs.
+        """
+        check_numbers([state.interrupt_status], _USED_BUFFER | _CONFIG_CHANGE, "an InterruptStatus")
+        check_numbers(state.selectors, 0xFFFF_FFFF, "a selector")
+        self._life.restore(state.life)
+        self._interrupts.show(state.interrupt_status)
+        with self._lock:
+            self._device_features_sel, self._driver_features_sel, self._queue_sel = state.selectors
 
     @property
     def device(self) -> Device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from virtio_devices.queue.layout import SplitLayout
 from virtio_devices.queue.packed_layout import PackedLayout
+from virtio_devices.transport.state import QueueRegisters
 
 
 class QueueSetup:
@@ -44,6 +45,15 @@ class QueueSetup:
     def areas(self) -> tuple[int, int, int]:
         """The three addresses, in the order in which a layout takes them."""
         return self.descriptor_area, self.driver_area, self.device_area
+
+    def save(self) -> QueueRegisters:
+        """What was written."""
+        return QueueRegisters(self.size, self.ready, self.was_reset, self.areas)
+
+    def restore(self, registers: QueueRegisters) -> None:
+        """Take what was written before."""
+        self.size, self.ready, self.was_reset, areas = registers
+        self.descriptor_area, self.driver_area, self.device_area = areas
 
     def split_layout(self) -> SplitLayout:
         """The same as a split queue's layout, unchecked."""

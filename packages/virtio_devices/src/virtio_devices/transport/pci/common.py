@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from threading import Lock
 
+from virtio_devices.transport.state import check_numbers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +99,24 @@ class CommonConfiguration:
             with self._lock:
                 self._device_feature_select = self._driver_feature_select = 0
                 self._queue_select = 0
+
+    @property
+    def selectors(self) -> tuple[int, int, int]:
+        """device_feature_select, driver_feature_select and queue_select."""
+        with self._lock:
+            return self._device_feature_select, self._driver_feature_select, self._queue_select
+
+    def restore(self, selectors: tuple[int, int, int]) -> None:
+        """Take what `selectors` were.
+
+        Raises:
+            InvalidState: one is too large for its field.
+        """
+        check_numbers(selectors[:2], 0xFFFF_FFFF, "a selector")
+        check_numbers(selectors[2:], 0xFFFF, "a selector")
+        with self._lock:
+            self._device_feature_select, self._driver_feature_select = selectors[:2]
+            self._queue_select = selectors[2]
 
     def _exists(self) -> bool:
         return self._queue_select < len(self._life.queues)

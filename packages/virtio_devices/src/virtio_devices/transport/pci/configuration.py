@@ -12,6 +12,7 @@ from __future__ import annotations
 from threading import Lock
 
 from virtio_devices.errors import VirtioUsageError
+from virtio_devices.transport.state import require
 
 SIZE = 256
 
@@ -170,6 +171,28 @@ class ConfigurationSpace:
         with self._lock:
             status = self._bytes[_STATUS] & ~_STATUS_INTERRUPT
             self._bytes[_STATUS] = status | (_STATUS_INTERRUPT if asserted else 0)
+
+    def save(self) -> bytes:
+        """All of it."""
+        with self._lock:
+            return bytes(self._bytes)
+
+    def restore(self, saved: bytes) -> None:
+        """Take what `save` returned. Interrupt Status stays: the owner shows it.
+
+        Raises:
+            InvalidState: something differs that software cannot have changed.
+        """
+        size = len(saved)
+        require(size == SIZE, f"has a configuration space of {size} bytes")
+        with self._lock:
+            for offset, (old, new) in enumerate(zip(self._bytes, saved, strict=True)):
+                shown = _STATUS_INTERRUPT if offset == _STATUS else 0
+                changed = (old ^ new) & ~self._writable[offset] & ~shown
+                require(not changed, f"has {new:#04x} at {offset:#x} of the configuration space")
+            status = self._bytes[_STATUS]
+            self._bytes[:] = saved
+            self._bytes[_STATUS] = status
 
     def memory_ranges(self) -> dict[int, tuple[int, int]]:
         """(address, size) of the memory that the function answers now, by the BAR's index.

@@ -13,6 +13,7 @@ from virtio_devices.transport.pci.configuration import ConfigurationSpace
 from virtio_devices.transport.pci.interrupts import PciInterrupts
 from virtio_devices.transport.pci.msix import MsixTable
 from virtio_devices.transport.pci.window import ConfigurationWindow
+from virtio_devices.transport.state import PciState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ class PciTransport:
         """Take what software wrote into the configuration space at `offset`; never fails."""
         with self._config_lock:
             self._space.write(offset, data)
-            if self._msix_capability is not None:
-                control = self._space.load(self._msix_capability + _MESSAGE_CONTROL, 2)
-                self._msix.control(control)
+            self._msix.control(self._message_control())
             self._interrupts.reconsider()
             self._window.after_write(offset, len(data))
 
@@ -163,6 +162,45 @@ class PciTransport:
         """Reset the device as the driver would; the VMM does it before it frees guest memory."""
         self._common.set_status(0)
 
+    def save(self) -> PciState:
+        """What `restore` needs, besides guest memory.
+
+        Raises:
+            VirtioUsageError: the device holds chains that cannot be put back now.
+        """
+        life = self._life.save()
+        with self._config_lock:
+            table, pending = self._msix.save()
+            isr, config_vector, queue_vectors = self._interrupts.save()
+            return PciState(
+                life=life,
+                space=self._space.save(),
+                table=table,
+                pending=pending,
+                isr=isr,
+                config_vector=config_vector,
+                queue_vectors=queue_vectors,
+                selectors=self._common.selectors,
+            )
+
+    def restore(self, state: PciState) -> None:
+        """Go on where another function was saved, with a device that was made alike.
+
+        Messages are told to the vectors and the pin is set. Ask `memory_ranges` and process every
+        queue once afterwards: a kick that was on its way is in no record.
+
+        Raises:
+            InvalidState: the record contradicts itself, this function or the guest's memory. The
+                transport is of no use any more.
+            DeviceFailed: the host cannot give the device what it needs.
+        """
+        with self._config_lock:
+            self._space.restore(state.space)
+            self._msix.restore(state.table, state.pending, self._message_control())
+            self._common.restore(state.selectors)
+            self._interrupts.restore(state.isr, state.config_vector, state.queue_vectors)
+        self._life.restore(state.life)
+
     @property
     def device(self) -> Device:
         """The device behind the registers."""
@@ -194,6 +232,11 @@ class PciTransport:
         window = registers.add_window(space)
         self._window = ConfigurationWindow(space, window, self.read, self.write)
         return msix
+
+    def _message_control(self) -> int:
+        if self._msix_capability is None:
+            return 0
+        return self._space.load(self._msix_capability + _MESSAGE_CONTROL, 2)
 
     def _read_isr(self, _offset: int, data: memoryview) -> None:
         data[:] = self._interrupts.take_isr().to_bytes(len(data), "little")

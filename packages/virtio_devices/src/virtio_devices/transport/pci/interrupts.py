@@ -9,6 +9,7 @@ from __future__ import annotations
 from threading import Lock
 
 from virtio_devices.transport.pci.configuration import COMMAND_INTERRUPT_DISABLE
+from virtio_devices.transport.state import check_numbers, require
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,13 +103,33 @@ class PciInterrupts:
         self._msix.forget_pending()
         self.take_isr()
 
+    def save(self) -> tuple[int, int, tuple[int, ...]]:
+        """ISR status, the vector for configuration changes, and those of the queues."""
+        with self._lock:
+            return self._isr, self._config_vector, tuple(self._queue_vectors)
+
+    def restore(self, isr: int, config_vector: int, queue_vectors: tuple[int, ...]) -> None:
+        """Take what `save` returned, and bring the pin in line.
+
+        Raises:
+            InvalidState: a vector or a bit that cannot be.
+        """
+        check_numbers([isr], _QUEUE | _CONFIG, "an ISR status")
+        require(len(queue_vectors) == len(self._queue_vectors), "has not a vector for each queue")
+        for vector in (config_vector, *queue_vectors):
+            require(self._mapped(vector) == vector, f"has {vector:#x} for a vector")
+        with self._lock:
+            self._isr, self._config_vector = isr, config_vector
+            self._queue_vectors[:] = queue_vectors
+            self._drive()
+
     def reconsider(self) -> None:
         """MSI-X or Interrupt Disable may have changed: bring the pin in line."""
         with self._lock:
             self._drive()
 
     def _mapped(self, vector: int) -> int:
-        return vector if vector < len(self._msix) else NO_VECTOR
+        return vector if 0 <= vector < len(self._msix) else NO_VECTOR
 
     def _set(self, bit: int) -> None:
         with self._lock:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from threading import Lock
 
+from virtio_devices.transport.state import require
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +75,40 @@ class MsixTable:
         """The function's device was reset: what was not sent is not sent any more."""
         with self._lock:
             self._pending[:] = bytes(len(self._pending))
+
+    def save(self) -> tuple[bytes, bytes]:
+        """The table and the pending bits."""
+        with self._lock:
+            return bytes(self._table), bytes(self._pending)
+
+    def restore(self, table: bytes, pending: bytes, control: int) -> None:
+        """Take what `save` returned, and let the vectors have their messages.
+
+        Args:
+            table: the table.
+            pending: the pending bits.
+            control: Message Control.
+
+        Raises:
+            InvalidState: they are of another table, or a message waits for nothing.
+        """
+        enabled, masked = bool(control & CONTROL_ENABLE), bool(control & CONTROL_FUNCTION_MASK)
+        sizes = (len(table), len(pending))
+        require(sizes == (len(self._table), len(self._pending)), f"has an MSI-X table of {sizes}")
+        waiting = int.from_bytes(pending, "little")
+        require(waiting < 1 << len(self._vectors), "has pending bits of no vector")
+        for vector in range(len(self._vectors)):
+            start = ENTRY_SIZE * vector + _VECTOR_CONTROL
+            own_mask = int.from_bytes(table[start : start + 4], "little")
+            require(own_mask <= _MASKED, f"has reserved bits of vector {vector} set")
+            held_back = not enabled or masked or own_mask
+            due = waiting >> vector & 1 and not held_back
+            require(not due, f"has vector {vector} due and not sent")
+        with self._lock:
+            self._table[:], self._pending[:] = table, pending
+            self.enabled, self._function_mask = enabled, masked
+            for vector in range(len(self._vectors)):
+                self._settle(vector)
 
     # Registers; any access within the table or beyond its end
 
