@@ -24,7 +24,7 @@ def load(monkeypatch):
 def test_a_target_takes_its_first_inputs(load, name):
     """What must not be is an exception; the inputs are the same each time."""
     target = load(name)
-    for data in load("_script").first_inputs(target, 200):
+    for data in load("_script").first_inputs(target, 120):
         target.one_input(data)
 
 

@@ -249,6 +249,8 @@ class Guest:
             indirect = bool(self.choices.below(2))
             with suppress(VirtioUsageError, MemoryError):
                 self.queues[index].add(readable, writable, indirect=indirect)
+            if self.choices.below(2):
+                self._kick()
 
     def _kick(self) -> None:
         for index in self.queues:
@@ -323,7 +325,7 @@ class Guest:
     def _write_table(self) -> None:
         entries = (
             struct.pack("<QIHH", *self._buffer(), self._small())
-            for _ in range(self.choices.below(20))
+            for _ in range(self.choices.near((1, 2, 3), 1) % 20)
         )
         self.memory.write(TABLE, b"".join(entries))
 

@@ -27,6 +27,10 @@ class Choices:
         start, self._next = self._next, self._next + size
         return self._data[start : start + size].ljust(size, b"\0")
 
+    def text(self, size: int) -> bytes:
+        """So many bytes, of which the script has but four: it has more to say than data."""
+        return (self.bytes(4) * (size // 4 + 1))[:size]
+
     def integer(self, size: int) -> int:
         """A number of `size` bytes."""
         return int.from_bytes(self.bytes(size), "little")
@@ -47,4 +51,4 @@ def first_inputs(target: ModuleType, count: int) -> Iterator[bytes]:
         yield from target.seeds()
     source = Random(target.__name__)  # noqa: S311 - the same each time
     for _ in range(count):
-        yield source.randbytes(source.choice((20, 60, 200, 600)))
+        yield source.randbytes(source.choice((60, 200, 500, 1000)))

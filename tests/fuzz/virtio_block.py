@@ -60,7 +60,7 @@ class Disk:
         if kind in (11, 13):
             readable += [self._range(choices) for _ in range(choices.below(3))]
         elif kind == 1:
-            readable.append(choices.bytes(choices.near((512, 1024, 0), 1)))
+            readable.append(choices.text(choices.near((512, 1024, 0), 1)))
         room = [choices.near((512, 0, 511, 4096), 1)] * (kind in (0, 8))
         return choices.below(2), readable, room + [1] * (choices.below(8) != 0)
 

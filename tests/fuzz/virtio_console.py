@@ -46,7 +46,7 @@ class Terminals:
             fields = (choices.near((0, 1, 2, 3), 4), choices.below(9), choices.near((0, 1), 2))
             return index, [struct.pack("<IHH", *fields)[: choices.near((8, 8, 8), 1)]], []
         if index % 2:
-            return index, [choices.bytes(choices.near((1, 100, 4097), 1))] * 2, []
+            return index, [choices.text(choices.near((1, 100, 4097), 1))] * 2, []
         return index, [], [choices.near((1, 64, 0, 8, 5000), 1)]
 
     def act(self, choices: Choices) -> None:
@@ -54,7 +54,7 @@ class Terminals:
         what, port = choices.below(5), choices.below(PORTS)
         if what == 0:
             with suppress(BlockingIOError):
-                os.write(self._keyboard, choices.bytes(choices.below(64)))
+                os.write(self._keyboard, choices.text(choices.below(64)))
         elif what == 1:
             self.device.resize(choices.integer(2), choices.integer(2))
         elif what == 2:

@@ -66,14 +66,14 @@ class Wire:
 
     def request(self, choices: Choices) -> Buffers:
         """Room for a frame, a frame, or a command."""
-        index = choices.below(2 * PAIRS + 1)
+        index = min(choices.below(2 * PAIRS + 3), 2 * PAIRS)
         if index == 2 * PAIRS:
             command = bytes(_COMMANDS[choices.below(len(_COMMANDS))])
             argument = choices.below(len(_ARGUMENTS) + 1)
             data = [*_ARGUMENTS, choices.bytes(8)][argument]
             return index, [command, data], [1]
         if index % 2:
-            return index, [HEADER, choices.bytes(choices.near(_FRAME_SIZES, 1))], []
+            return index, [HEADER, choices.text(choices.near(_FRAME_SIZES, 1))], []
         return index, [], [choices.near((12, 64, 1526, 0), 1)] * (1 + choices.below(4))
 
     def act(self, choices: Choices) -> None:
