@@ -97,8 +97,9 @@ for card in /sys/class/net/eth*; do
 done
 
 # A console whose driver has just been loaded takes over from the one that this script began with,
-# which there may not even have been.
-{ : <>/dev/console; } 2>/dev/null && exec <>/dev/console >&0 2>&0
+# which there may not even have been. It is opened once: what has been typed would go with a close.
+read -r active </sys/class/tty/console/active
+[ -n "$active" ] && exec <>/dev/console >&0 2>&0
 
 read -r cmdline </proc/cmdline
 rows= cols= root= init=/sbin/init access=ro
