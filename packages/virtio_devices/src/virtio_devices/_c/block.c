@@ -19,28 +19,28 @@ enum { T_IN = 0, T_OUT = 1, S_OK = 0, HEADER = 16, STATUS = 1 };
 
 /* As many as `serve` takes together; data beyond the bound wait for the next batch, so that the
  * driver sees before that what was done. */
-enum { BATCH = 16, BATCH_BYTES = 1 << 20 };
+enum { BATCH = MAX_OPERATIONS, BATCH_BYTES = 1 << 20 };
 
 typedef struct {
     PyObject_HEAD
     unsigned long long size, limit;
+    Mover mover;
     char writable;
 } Transfers;
 
 typedef struct {
     Chain *chain;
     Stream streams[STREAMS]; /* as they were at the beginning */
-    uint64_t offset, size;
-    unsigned first, count; /* of the pieces; one for the status follows */
-    int write;
+    unsigned char *status;
 } Transfer;
 
 typedef struct {
     Ring *ring;
     Pieces pieces;
-    unsigned count, moved;
-    uint64_t bytes;
+    unsigned count, tried; /* those that were not tried become available again */
+    uint64_t bytes;        /* of data, to be moved and later that were moved */
     Transfer transfers[BATCH];
+    Operation operations[BATCH];
     Chain *rest; /* the chain behind the batch, which is no transfer, or NULL */
 } Batch;
 
@@ -68,44 +68,57 @@ static int read_header(Guest *guest, Chain *chain, uint32_t *type, uint64_t *sec
 }
 
 /* Whether these are whole sectors of the disk, which may be moved. */
-static int claim(const Transfers *self, Transfer *transfer, uint64_t sector)
+static int claim(const Transfers *self, const Transfer *transfer, Operation *operation,
+                 uint64_t sector)
 {
-    if (transfer->write && (!self->writable || transfer->streams[WRITABLE].size != STATUS))
+    if (operation->write && (!self->writable || transfer->streams[WRITABLE].size != STATUS))
         return 0;
-    if (transfer->size == 0 || transfer->size % SECTOR || transfer->size > self->limit)
+    if (operation->size == 0 || operation->size % SECTOR || operation->size > self->limit)
         return 0;
     if (sector > self->size >> SECTOR_SHIFT)
         return 0;
-    transfer->offset = sector << SECTOR_SHIFT;
-    return transfer->size <= self->size - transfer->offset;
+    operation->offset = sector << SECTOR_SHIFT;
+    return operation->size <= self->size - operation->offset;
 }
 
-static int plan(const Transfers *self, Batch *batch, Transfer *transfer)
+/* Name the pieces of the data and the place of the status. */
+static int find_pieces(Batch *batch, Transfer *transfer, Operation *operation)
 {
-    Chain *chain = transfer->chain;
-    Stream *streams = chain->streams;
+    Pieces *pieces = &batch->pieces;
+    unsigned first = pieces->count;
+    int stream = operation->write ? READABLE : WRITABLE;
+    int taken = pieces_take(pieces, transfer->chain, stream, operation->size);
+
+    operation->vector = &pieces->vector[first];
+    operation->count = pieces->count - first;
+    if (taken > 0)
+        taken = pieces_take(pieces, transfer->chain, WRITABLE, STATUS);
+    if (taken > 0) {
+        transfer->status = pieces->vector[first + operation->count].iov_base;
+        return MOVED;
+    }
+    pieces->count = first;
+    return taken < 0 ? -1 : batch->count ? FULL : LEFT;
+}
+
+static int plan(const Transfers *self, Batch *batch, Transfer *transfer, Operation *operation)
+{
+    Stream *streams = transfer->chain->streams;
     uint64_t sector;
     uint32_t type;
-    int taken;
 
     if (streams[READABLE].size < HEADER || streams[WRITABLE].size < STATUS)
         return LEFT;
-    if (read_header(&batch->ring->guest, chain, &type, &sector) < 0)
+    if (read_header(&batch->ring->guest, transfer->chain, &type, &sector) < 0)
         return -1;
-    transfer->write = type == T_OUT;
-    transfer->first = batch->pieces.count;
-    transfer->size = transfer->write ? streams[READABLE].remaining
-                                     : streams[WRITABLE].size - STATUS;
-    if ((type != T_IN && type != T_OUT) || !claim(self, transfer, sector))
+    if (type != T_IN && type != T_OUT)
         return LEFT;
-    taken = pieces_take(&batch->pieces, chain, transfer->write ? READABLE : WRITABLE,
-                        transfer->size);
-    transfer->count = batch->pieces.count - transfer->first;
-    if (taken > 0)
-        taken = pieces_take(&batch->pieces, chain, WRITABLE, STATUS);
-    if (taken <= 0)
-        batch->pieces.count = transfer->first;
-    return taken > 0 ? MOVED : taken < 0 ? -1 : batch->count ? FULL : LEFT;
+    operation->write = type == T_OUT;
+    operation->size = operation->write ? streams[READABLE].remaining
+                                      : streams[WRITABLE].size - STATUS;
+    if (!claim(self, transfer, operation, sector))
+        return LEFT;
+    return find_pieces(batch, transfer, operation);
 }
 
 static void rewind_chain(const Transfer *transfer)
@@ -117,15 +130,16 @@ static void rewind_chain(const Transfer *transfer)
 static int take(const Transfers *self, Batch *batch)
 {
     Transfer *transfer = &batch->transfers[batch->count];
+    Operation *operation = &batch->operations[batch->count];
     int found = ring_take(batch->ring, &transfer->chain);
 
     if (found <= 0)
         return found;
     memcpy(transfer->streams, transfer->chain->streams, sizeof transfer->streams);
-    found = plan(self, batch, transfer);
+    found = plan(self, batch, transfer, operation);
     if (found == MOVED) {
         batch->count++;
-        batch->bytes += transfer->size;
+        batch->bytes += operation->size;
         return 1;
     }
     rewind_chain(transfer);
@@ -157,102 +171,103 @@ static int collect(const Transfers *self, Batch *batch, uint64_t chains, uint64_
     return 0;
 }
 
-/* Moving, without the GIL */
-
-static void move(Batch *batch, int fd)
-{
-    for (; batch->moved < batch->count; batch->moved++) {
-        const Transfer *transfer = &batch->transfers[batch->moved];
-        const struct iovec *vector = &batch->pieces.vector[transfer->first];
-        int count = (int)transfer->count;
-        off_t offset = (off_t)transfer->offset;
-        ssize_t moved = transfer->write ? pwritev(fd, vector, count, offset)
-                                        : preadv(fd, vector, count, offset);
-        if (moved != (ssize_t)transfer->size)
-            return;
-    }
-}
-
 /* Giving back */
 
-/* What was not moved becomes available again, but for its first chain: that is the rest. */
-static int leave_unmoved(Batch *batch)
+static void leave_untried(Batch *batch)
 {
-    Transfer *failed = &batch->transfers[batch->moved];
-
-    if (batch->moved == batch->count)
-        return 0;
+    if (batch->tried == batch->count)
+        return;
     if (batch->rest) {
         ring_untake(batch->ring, batch->rest);
         Py_CLEAR(batch->rest);
     }
-    while (--batch->count > batch->moved) {
-        Chain *chain = batch->transfers[batch->count].chain;
+    while (batch->count > batch->tried) {
+        Chain *chain = batch->transfers[--batch->count].chain;
         ring_untake(batch->ring, chain);
         Py_DECREF((PyObject *)chain);
     }
-    batch->bytes = 0;
-    for (unsigned i = 0; i < batch->moved; i++)
-        batch->bytes += batch->transfers[i].size;
-    batch->rest = failed->chain;
-    rewind_chain(failed);
-    /* A part may have been read. */
-    return failed->write ? 0
-                         : chain_wrote(&batch->ring->guest, failed->chain, failed->streams[WRITABLE],
-                                       failed->size);
 }
 
-static int write_status(Batch *batch, const Transfer *transfer)
+/* Write the status; mark and tell what was written. Of a read that failed a part may have been. */
+static int conclude(Batch *batch, unsigned i)
 {
-    unsigned char *status = batch->pieces.vector[transfer->first + transfer->count].iov_base;
+    const Transfer *transfer = &batch->transfers[i];
+    const Operation *operation = &batch->operations[i];
+    uint64_t written = transfer->streams[WRITABLE].size;
 
-    *status = S_OK;
-    return chain_wrote(&batch->ring->guest, transfer->chain, transfer->streams[WRITABLE],
-                       transfer->streams[WRITABLE].size);
+    if (is_whole(operation)) {
+        *transfer->status = S_OK;
+        batch->bytes += operation->size;
+    } else {
+        rewind_chain(transfer);
+        written = operation->write ? 0 : operation->size;
+    }
+    return chain_wrote(&batch->ring->guest, transfer->chain, transfer->streams[WRITABLE], written);
 }
 
 /* The chains of a queue that was stopped stay in flight, as everywhere. */
 static int give_back(Batch *batch)
 {
-    int running = ring_enter(batch->ring);
+    Ring *ring = batch->ring;
+    int running = ring_enter(ring);
 
-    for (unsigned i = 0; running > 0 && i < batch->moved; i++)
-        if (write_status(batch, &batch->transfers[i]) < 0)
+    batch->bytes = 0;
+    for (unsigned i = 0; running > 0 && i < batch->count; i++)
+        if (conclude(batch, i) < 0)
             return -1;
-    if (running > 0 && batch->ring->guest.wrote)
-        running = ring_enter(batch->ring); /* Python ran */
+    if (running > 0 && ring->guest.wrote)
+        running = ring_enter(ring); /* Python ran */
     if (running <= 0)
         return running;
-    for (unsigned i = 0; i < batch->moved; i++) {
-        const Transfer *transfer = &batch->transfers[i];
-        ring_give(batch->ring, transfer->chain, (uint32_t)transfer->streams[WRITABLE].size);
-    }
-    if (batch->moved)
-        batch->ring->format->publish(batch->ring);
+    for (unsigned i = 0; i < batch->count; i++)
+        if (is_whole(&batch->operations[i]))
+            ring_give(ring, batch->transfers[i].chain,
+                      (uint32_t)batch->transfers[i].streams[WRITABLE].size);
+    ring->format->publish(ring);
     return 0;
 }
 
 /* Python's side */
 
-static int run_batch(const Transfers *self, Batch *batch, int fd, uint64_t chains, uint64_t work)
+static int run_batch(Transfers *self, Batch *batch, int fd, uint64_t chains, uint64_t work)
 {
-    PyThreadState *state;
-
     if (collect(self, batch, chains, work) < 0)
         return -1;
     if (batch->count == 0)
         return 0;
-    state = PyEval_SaveThread();
-    move(batch, fd);
-    PyEval_RestoreThread(state);
-    return leave_unmoved(batch) < 0 ? -1 : give_back(batch);
+    batch->tried = move(&self->mover, fd, batch->operations, batch->count);
+    leave_untried(batch);
+    return give_back(batch);
+}
+
+/* The chains that the caller has to see to, in their order. */
+static PyObject *list_rest(const Batch *batch)
+{
+    PyObject *list = PyList_New(0);
+
+    for (unsigned i = 0; list && i < batch->count; i++)
+        if (!is_whole(&batch->operations[i])
+            && PyList_Append(list, (PyObject *)batch->transfers[i].chain) < 0)
+            Py_CLEAR(list);
+    if (list && batch->rest && PyList_Append(list, (PyObject *)batch->rest) < 0)
+        Py_CLEAR(list);
+    return list;
+}
+
+static unsigned count_whole(const Batch *batch)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < batch->count; i++)
+        count += is_whole(&batch->operations[i]);
+    return count;
 }
 
 static PyObject *transfers_run(Transfers *self, PyObject *const *args, Py_ssize_t count)
 {
     Batch batch;
+    PyObject *rest = NULL;
     uint64_t numbers[3];
-    int result = 0;
 
     if (count != 4 || !PyObject_TypeCheck(args[0], Ring_Type))
         return PyErr_Format(PyExc_TypeError, "run() takes a queue, a descriptor and two limits");
@@ -262,19 +277,24 @@ static PyObject *transfers_run(Transfers *self, PyObject *const *args, Py_ssize_
                                     : PyErr_Format(PyExc_ValueError, "%R is no number for run()",
                                                    args[i + 1]);
     batch.ring = (Ring *)args[0];
-    batch.count = batch.moved = 0;
+    batch.count = batch.tried = 0;
     batch.bytes = 0;
     batch.rest = NULL;
     pieces_begin(&batch.pieces, &batch.ring->guest);
-    result = run_batch(self, &batch, (int)numbers[0], numbers[1], numbers[2]);
+    if (run_batch(self, &batch, (int)numbers[0], numbers[1], numbers[2]) == 0)
+        rest = list_rest(&batch);
     pieces_end(&batch.pieces);
     for (unsigned i = 0; i < batch.count; i++)
         Py_DECREF((PyObject *)batch.transfers[i].chain);
-    if (result == 0)
-        return Py_BuildValue("(IKN)", batch.moved, (unsigned long long)batch.bytes,
-                             batch.rest ? (PyObject *)batch.rest : Py_NewRef(Py_None));
     Py_XDECREF((PyObject *)batch.rest);
-    return NULL;
+    return rest ? Py_BuildValue("(IKN)", count_whole(&batch), (unsigned long long)batch.bytes, rest)
+                : NULL;
+}
+
+static PyObject *transfers_close(Transfers *self, PyObject *Py_UNUSED(ignored))
+{
+    mover_release(&self->mover);
+    Py_RETURN_NONE;
 }
 
 static PyObject *transfers_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords))
@@ -296,6 +316,7 @@ static void transfers_dealloc(Transfers *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
 
+    mover_release(&self->mover);
     PyObject_Free(self);
     Py_DECREF((PyObject *)type);
 }
@@ -305,8 +326,12 @@ static PyMethodDef methods[] = {
      "run($self, queue, fd, chains, work, /)\n--\n\n"
      "Carry out the transfers at the beginning of a queue, one batch at most.\n\n"
      "Returns:\n"
-     "    How many were carried out and given back, their bytes of data, and the chain that\n"
-     "    follows if it was taken and is something else: it is to be handled and given back."},
+     "    How many were carried out and given back, their bytes of data, and chains that were\n"
+     "    taken and are to be handled and given back in this order: transfers that failed, and\n"
+     "    the first chain that is none."},
+    {"close", (PyCFunction)transfers_close, METH_NOARGS,
+     "close($self, /)\n--\n\n"
+     "Give back what the kernel lent; `run` borrows it again."},
     {NULL, NULL, 0, NULL},
 };
 

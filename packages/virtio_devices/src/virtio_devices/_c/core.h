@@ -133,6 +133,46 @@ int pieces_take(Pieces *pieces, Chain *chain, int stream, uint64_t size);
 /* guest_wrote for the first `size` bytes of a stream as it was before they were taken. */
 int chain_wrote(Guest *guest, Chain *chain, Stream from, uint64_t size);
 
+/* move.c: data between a file and memory. */
+
+enum { MAX_OPERATIONS = 16 };
+
+typedef struct {
+    const struct iovec *vector;
+    unsigned count; /* of pieces */
+    int write;
+    uint64_t offset, size;
+    int64_t result; /* bytes, or a negative number */
+} Operation;
+
+static inline int is_whole(const Operation *operation)
+{
+    return operation->result == (int64_t)operation->size;
+}
+
+typedef struct uring Uring;
+
+/* How operations are carried out; zeroed at first. */
+typedef struct {
+    Uring *uring;
+    char asked; /* whether there is io_uring: the answer stays */
+    char busy;  /* a thread uses it, and may have given the GIL up */
+} Mover;
+
+/* Carry operations out with the GIL given up: how many were tried. Each of them has a result; after
+ * one that failed, others may be left for another time. */
+unsigned move(Mover *mover, int fd, Operation *operations, unsigned count);
+/* Close what it opened, unless it is in use. */
+void mover_release(Mover *mover);
+
+/* uring.c: several operations at once. */
+
+/* For up to `entries` operations at a time; NULL: the kernel does not permit it. */
+Uring *uring_open(unsigned entries);
+void uring_close(Uring *uring);
+/* Carry out all, in any order, each with a result; the GIL is not needed. */
+void uring_run(Uring *uring, int fd, Operation *operations, unsigned count);
+
 /* ring.c: what both formats have in common. */
 
 /* Parts of a ring's memory, in the order of their areas. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from virtio_devices.block.backend import is_file
 from virtio_devices.block.config import (
     MAX_SERIAL,
     WRITEBACK_OFFSET,
@@ -36,9 +37,10 @@ _CONFIG_WCE = int(BlockFeature.CONFIG_WCE)
 class Block:
     """A disk.
 
-    Requests are carried out in their order, by the thread that calls `process_queue`; that thread
-    waits for the host's disk. Reads and writes of a backend with a descriptor (`FileBackend`) are
-    given back in batches.
+    Requests are carried out by the thread that calls `process_queue`, one after another; that
+    thread waits for the host's disk. Reads and writes of a backend that names its file
+    (`FileBackend`) are given back in batches, and past the host's page cache a batch is carried out
+    at once.
 
     Args:
         backend: where the bytes are; stays the caller's.
@@ -70,6 +72,7 @@ class Block:
         self.features = offered_features(backend, queues)
         self.queue_sizes = (queue_size,) * queues
         self._backend = backend
+        self._file = backend if is_file(backend) else None
         self._serial = serial.ljust(MAX_SERIAL, b"\0")
         self._limit = max_request_bytes(queue_size)
         self._report = report
@@ -113,7 +116,7 @@ class Block:
         if queue is None or self._executor is None or self._interrupt is None:
             return False
         try:
-            return serve_requests(queue, self._executor, self._backend)
+            return serve_requests(queue, self._executor, self._file)
         finally:
             if queue.needs_notification():
                 self._interrupt.used_buffer(index)
@@ -122,7 +125,9 @@ class Block:
         """Forget the queues."""
         self._queues = {}
         self._interrupt = None
-        self._executor = None
+        if self._executor is not None:
+            self._executor.transfers.close()
+            self._executor = None
         self._accepted = 0
         self._set_writeback(True)
 

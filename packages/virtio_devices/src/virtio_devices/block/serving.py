@@ -7,11 +7,10 @@ request, and every request of other backends and queues, is the executor's, one 
 from __future__ import annotations
 
 from virtio_devices._core import Ring
-from virtio_devices.block.backend import is_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from virtio_devices.block.backend import Backend, FileBackend
+    from virtio_devices.block.backend import FileBackend
     from virtio_devices.block.executor import Executor
     from virtio_devices.queue.interface import Queue
 
@@ -19,27 +18,36 @@ if TYPE_CHECKING:
 MAX_WORK = 64 << 20
 
 
-def serve_requests(queue: Queue, executor: Executor, backend: Backend) -> bool:
-    """As `virtio_devices.serve`, and with an end to the work, which the chains do not bound."""
+def serve_requests(queue: Queue, executor: Executor, file: FileBackend | None) -> bool:
+    """As `virtio_devices.serve`, and with an end to the work, which the chains do not bound.
+
+    Args:
+        queue: where the requests come from.
+        executor: carries out what it finds there.
+        file: the executor's backend, if it names its file.
+    """
     queue.disable_notification()
-    if isinstance(queue, Ring) and is_file(backend) and backend.transfer_fd >= 0:
-        return _serve_in_batches(queue, executor, backend)
+    if file is not None and isinstance(queue, Ring):
+        more = _serve_in_batches(queue, executor, file)
+        if more is not None:
+            return more
     return _serve_one_by_one(queue, executor)
 
 
-def _serve_in_batches(queue: Ring, executor: Executor, file: FileBackend) -> bool:
+def _serve_in_batches(queue: Ring, executor: Executor, file: FileBackend) -> bool | None:
+    """None: there is no file now."""
     left, stop_at = queue.size, executor.work + MAX_WORK
     run = executor.transfers.run
     while left > 0 and executor.work < stop_at:
         fd = file.transfer_fd  # each time: after a close its number may be another file's
         if fd < 0:
-            break  # the next call asks the methods
-        count, moved, chain = run(queue, fd, left, stop_at - executor.work)
+            return None
+        count, moved, rest = run(queue, fd, left, stop_at - executor.work)
         executor.work += moved
-        if chain is not None:
+        for chain in rest:
             queue.add_used(chain, executor.execute(chain))
-            count += 1
-        elif not count and not queue.enable_notification():
+        count += len(rest)
+        if not count and not queue.enable_notification():
             return False
         left -= max(count, 1)
     return True
