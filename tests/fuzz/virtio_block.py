@@ -32,6 +32,11 @@ class Failing:
         self._image = image
         self.fails = False
 
+    @property
+    def transfer_fd(self) -> int:
+        """The file for transfers in C, unless they are to fail."""
+        return -1 if self.fails else self._image.transfer_fd
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._image, name)
         if not self.fails:
