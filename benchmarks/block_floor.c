@@ -3,7 +3,9 @@
  * What is checked is what any device must check: heads, links and buffers against the one region of
  * the table, the header against the disk. No errors are made, no objects. Nanoseconds per request.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <stdint.h>
 #include <string.h>
 #include <sys/uio.h>
