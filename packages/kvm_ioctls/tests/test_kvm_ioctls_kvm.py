@@ -404,7 +404,9 @@ def test_enabling_what_is_not_there(vm):
     with pytest.raises(KvmError) as caught:
         vm.enable_cap(0x7FFF_FFFF)
     assert (caught.value.ioctl, caught.value.errno) == ("KVM_ENABLE_CAP", errno.EINVAL)
-    with pytest.raises(IndexError):
+    with pytest.raises(
+        ValueError, match="args of struct kvm_enable_cap has at most 4 values, not 5"
+    ):
         vm.enable_cap(1, 1, 2, 3, 4, 5)
 
 

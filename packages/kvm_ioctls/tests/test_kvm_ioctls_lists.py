@@ -19,7 +19,7 @@ from kvm_ioctls._slots import SlotTable, borrow
 def test_lists_round_trip(values):
     """What is packed behind a header is what comes out."""
     entries = [MsrEntry(index=index, data=data) for index, data in values]
-    packed = _lists.pack("struct kvm_msrs", entries)
+    packed = _lists.pack("struct kvm_msrs", MsrEntry, entries)
     assert len(packed) == 8 + 16 * len(entries)
     assert _lists.count(packed) == len(entries)
     assert _lists.unpack("struct kvm_msrs", MsrEntry, packed) == entries

@@ -188,7 +188,8 @@ def test_values_that_do_not_fit_are_refused(name, value):
     segment = Segment()
     try:
         setattr(segment, name, value)
-    except struct.error:
+    except ValueError as error:
+        assert str(error).startswith(f"Segment.{name} is 0x0 to 0x")  # noqa: PT017
         assert bytes(segment) == bytes(Segment.SIZE)
     else:
         assert getattr(segment, name) == value
@@ -224,7 +225,7 @@ def test_arrays_are_views():
     debugregs = DebugRegs(db=[1, 2, 3, 4])
     debugregs.db[1] = 2**63
     assert list(debugregs.db) == [1, 2**63, 3, 4]
-    with pytest.raises(ValueError, match="need 4"):
+    with pytest.raises(ValueError, match=r"DebugRegs\.db takes 4 values, not 2"):
         debugregs.db = [1, 2]
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Capabilities(Resource):
     """What has capabilities to switch on: machines and vCPUs."""
 
-    def enable_cap(self, cap: Cap | int, *args: int) -> None:
-        """KVM_ENABLE_CAP with up to four arguments."""
-        what = {"cap": int(cap), "args": [*args, 0, 0, 0, 0][: max(4, len(args))]}
+    def enable_cap(self, cap: Cap | int, *args: int, flags: int = 0) -> None:
+        """KVM_ENABLE_CAP with up to four arguments; no capability has `flags` yet."""
+        what = {"cap": cap, "args": args, "flags": flags}
         self._fd.ioctl_record("KVM_ENABLE_CAP", record("struct kvm_enable_cap", what))

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvm_ioctls import _run
+from kvm_ioctls._arguments import fits, limits, of_kind, shortened, unsigned, within
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmClosedError, KvmError, NotInHeaderError
 
@@ -23,7 +24,6 @@ Structure = TypeVar("Structure", bound="KvmStruct")
 
 _CODES: dict[str, int] = {}  # quicker than asking the compiled module each time
 _INTERRUPTED = -errno.EINTR
-_SHOWN = 120  # characters of a request's arguments in an error's message
 
 
 class Descriptor:
@@ -40,11 +40,18 @@ class Descriptor:
         self.number = number
         self.name = name
 
-    def ioctl(self, request: str, value: int = 0) -> int:
+    def ioctl(self, request: str, value: int = 0, name: str = "argument", bits: int = 32) -> int:
         """Issues the ioctl named `request` with a number; raises `KvmError`.
 
         A signal that interrupts the call restarts it, after Python has run its handler (PEP 475).
+
+        Args:
+            request: its name.
+            value: the number.
+            name: what our caller calls it.
+            bits: how many of it the kernel looks at.
         """
+        value = unsigned(name, value, bits)
         result = self._call(request, value)
         if result < 0:
             raise KvmError(-result, request, arguments=f"{value:#x}" if value else "")
@@ -68,18 +75,20 @@ class Descriptor:
         """The same with a structure that the kernel fills, and which is returned."""
         result = self._call(request, structure.raw)
         if result < 0:
-            raise KvmError(-result, request, arguments=_shortened(repr(structure)))
+            raise KvmError(-result, request, arguments=shortened(repr(structure)))
         return structure
 
     def fetch(self, request: str, kind: type[Structure]) -> Structure:
         """The same with a new structure of zeros."""
         return self.fill(request, _run.blank(kind, kind.SIZE) if kind.SIZE else kind())
 
-    def put(self, request: str, structure: KvmStruct) -> None:
-        """The same with a structure that the kernel reads."""
+    def put(self, request: str, structure: Structure, kind: type[Structure]) -> None:
+        """The same with a structure of this kind that the kernel reads."""
+        if type(structure) is not kind:
+            of_kind(f"what {request} takes", structure, kind)
         result = self._call(request, structure.raw)
         if result < 0:
-            raise KvmError(-result, request, arguments=_shortened(repr(structure)))
+            raise KvmError(-result, request, arguments=shortened(repr(structure)))
 
     def _call(self, request: str, argument: int | Buffer) -> int:
         code = _CODES.get(request) or number(request)
@@ -151,20 +160,24 @@ def record(ctype: str, members: Mapping[str, Any] | None = None) -> CData:
         return ffi.new(f"{ctype} *", members or {})
     except ffi.error:
         raise NotInHeaderError(ctype) from None
+    except (TypeError, OverflowError, IndexError):
+        fits(ctype, ffi.typeof(ctype), members)
+        raise
+
+
+def scalar(ctype: str, name: str, value: int) -> CData:
+    """A number for a request that points to one; our caller calls it `name`."""
+    return ffi.new(f"{ctype} *", within(name, value, *limits(ffi.typeof(ctype))))
 
 
 def _members(record: CData) -> str:
     """The members of a C structure that are numbers other than zero."""
     kind = ffi.typeof(record).item
     if kind.kind != "struct":
-        return _shortened(f"{record[0]:#x}")
+        return shortened(f"{record[0]:#x}")
     numbers = ((name, getattr(record, name)) for name, member in kind.fields if _is_number(member))
-    return _shortened(", ".join(f"{name}={value:#x}" for name, value in numbers if value))
+    return shortened(", ".join(f"{name}={value:#x}" for name, value in numbers if value))
 
 
 def _is_number(member: CField) -> bool:
     return member.type.kind == "primitive"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, TypeVar
 
+from kvm_ioctls._arguments import elements, of_kind
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls.errors import KvmError
 from kvm_ioctls.structs import CpuidEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from kvm_ioctls._descriptor import Descriptor
     from kvm_ioctls._struct import KvmStruct
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 Entry = TypeVar("Entry", bound="KvmStruct")
 
 
-def pack(header: str, entries: Sequence[KvmStruct]) -> bytearray:
-    """The list of `entries` behind the header of C type `header`."""
+def pack(header: str, kind: type[Entry], entries: Iterable[Entry]) -> bytearray:
+    """The list of `entries` of this kind behind the header of C type `header`."""
+    listed = elements("entries", entries)
     packed = bytearray(ffi.sizeof(header))
-    packed[:4] = len(entries).to_bytes(4, "little")
-    return packed + b"".join(map(bytes, entries))
+    packed[:4] = len(listed).to_bytes(4, "little")
+    for place, entry in enumerate(listed):  # a shorter one would let the kernel read on behind it
+        packed += of_kind(f"entries[{place}]", entry, kind).raw
+    return packed
 
 
 def unpack(header: str, kind: type[Entry], packed: bytearray) -> list[Entry]:

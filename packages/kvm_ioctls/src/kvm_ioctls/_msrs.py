@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from kvm_ioctls import _lists
+from kvm_ioctls._arguments import elements, wrong_type
 from kvm_ioctls._descriptor import Resource
 from kvm_ioctls.errors import MsrError
 from kvm_ioctls.structs import MsrEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 _MSRS_PER_CALL = 128  # KVM takes fewer than 256 (MAX_IO_MSRS in arch/x86/kvm/x86.c)
 
@@ -25,14 +27,16 @@ class ReadableMsrs(Resource):
         Raises:
             MsrError: KVM refuses one of them, and says which.
         """
-        entries = self._msrs("KVM_GET_MSRS", (MsrEntry(index=index) for index in indices))
+        entries = self._msrs(
+            "KVM_GET_MSRS", (MsrEntry(index=i) for i in elements("indices", indices))
+        )
         return {entry.index: entry.data for entry in entries}
 
     def _msrs(self, request: str, entries: Iterable[MsrEntry]) -> list[MsrEntry]:
         done: list[MsrEntry] = []
         rest = iter(entries)
         while batch := list(islice(rest, _MSRS_PER_CALL)):
-            packed = _lists.pack("struct kvm_msrs", batch)
+            packed = _lists.pack("struct kvm_msrs", MsrEntry, batch)
             processed = self._fd.ioctl_buffer(request, packed)
             if processed < len(batch):
                 raise MsrError(batch[processed].index, request)
@@ -49,4 +53,6 @@ class Msrs(ReadableMsrs):
         Raises:
             MsrError: KVM refuses one of them, and says which; the ones before it are set.
         """
+        if not isinstance(values, Mapping):
+            raise wrong_type("values", "a mapping", values)
         self._msrs("KVM_SET_MSRS", (MsrEntry(index=i, data=v) for i, v in values.items()))

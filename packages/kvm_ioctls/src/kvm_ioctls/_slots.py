@@ -11,6 +11,7 @@ from kvm_ioctls._ffi import ffi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvm_ioctls._ffi import CData
     from kvm_ioctls.run_page import WritableBuffer
 
 
@@ -56,6 +57,7 @@ class SlotTable:
         self.lock = threading.Lock()
         self._slots: dict[int, Slot] = {}
         self._holders = 1
+        self.blobs: list[CData] = []  # what else the machine reads, as long as it lives
 
     def hold(self) -> None:
         """One more owner."""

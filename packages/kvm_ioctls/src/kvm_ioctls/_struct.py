@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
 
+from kvm_ioctls._arguments import elements, limits, octets, of_kind, within
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls.errors import NotInHeaderError
 
@@ -86,7 +87,8 @@ class KvmStruct(metaclass=_Closed):
         cls.SIZE = ffi.sizeof(layout)
         cls.FIELDS = tuple(name for name in members if name in offered)
         for name in cls.FIELDS:
-            setattr(cls, name, _member(members[name].type, members[name].offset))
+            member = members[name]
+            setattr(cls, name, _member(f"{cls.__name__}.{name}", member.type, member.offset))
         _PARTS[layout] = cls
 
     def __init__(self, **fields: object) -> None:
@@ -105,25 +107,40 @@ class KvmStruct(metaclass=_Closed):
     @classmethod
     def from_bytes(cls, data: Buffer) -> Self:
         """A structure with a copy of `data`: `SIZE` bytes, or more for one that grows."""
-        size = cls._size()
-        if len(data) < size or (len(data) > size and not cls.GROWS):
+        size, copied = cls._size(), bytearray(octets("data", data))
+        if len(copied) < size or (len(copied) > size and not cls.GROWS):
             at_least = "at least " if cls.GROWS else ""
-            raise ValueError(f"{cls.__name__} is {at_least}{size} bytes, not {len(data)}")
-        return cls.over(bytearray(data))
+            raise ValueError(f"{cls.__name__} is {at_least}{size} bytes, not {len(copied)}")
+        return cls._at(memoryview(copied))
 
     @classmethod
     def over(cls, memory: bytearray | memoryview) -> Self:
         """A structure that lives in the first bytes of `memory`, without a copy.
 
         One that grows takes all of them.
+
+        Raises:
+            ValueError: it is read-only, or too short.
         """
-        made, size = cls.__new__(cls), cls._size()
-        made.raw = memoryview(memory)[: None if cls.GROWS else size]
+        size, view = cls._size(), memoryview(memory).cast("B")
+        if view.readonly or len(view) < size:
+            what = "read-only ones" if view.readonly else f"{len(view)}"
+            raise ValueError(f"{cls.__name__} takes {size} writable bytes, not {what}")
+        return cls._at(view if cls.GROWS else view[:size])
+
+    @classmethod
+    def _at(cls, raw: memoryview) -> Self:
+        made = cls.__new__(cls)
+        made.raw = raw
         return made
 
     def copy(self) -> Self:
         """An equal structure with bytes of its own."""
-        return self.over(bytearray(self.raw))
+        return self._at(memoryview(bytearray(self.raw)))
+
+    def __reduce__(self) -> tuple[object, tuple[bytes]]:
+        """For `copy` and `pickle`: the bytes, not where they are."""
+        return type(self).from_bytes, (bytes(self.raw),)
 
     def __bytes__(self) -> bytes:
         return bytes(self.raw)
@@ -146,8 +163,8 @@ def _matches(member: CField | None, kind: str) -> bool:
     return part is not None and part.__name__ == kind
 
 
-def _member(ctype: CType, offset: int) -> property:
-    """The property for a member of type `ctype` at `offset`."""
+def _member(name: str, ctype: CType, offset: int) -> property:
+    """The property for a member of type `ctype` at `offset`; messages call it `name`."""
     end = offset + ffi.sizeof(ctype)
     if ctype.kind == "primitive":
         code = struct.Struct("=" + _format(ctype))
@@ -158,7 +175,11 @@ def _member(ctype: CType, offset: int) -> property:
             return value
 
         def set_integer(self: KvmStruct, value: int) -> None:
-            pack(self.raw, offset, value)
+            try:
+                pack(self.raw, offset, value)
+            except struct.error:
+                within(name, value, *limits(ctype))
+                raise
 
         return property(get_integer, set_integer)
 
@@ -168,7 +189,7 @@ def _member(ctype: CType, offset: int) -> property:
         return view(self.raw[offset:end])
 
     def set_part(self: KvmStruct, value: object) -> None:
-        _assign(view(self.raw[offset:end]), value)
+        _assign(name, view(self.raw[offset:end]), value)
 
     return property(get_part, set_part)
 
@@ -176,7 +197,7 @@ def _member(ctype: CType, offset: int) -> property:
 def _viewer(ctype: CType) -> Callable[[memoryview], Any]:
     """What turns the bytes of a structure or an array into the object that stands for it."""
     if ctype.kind != "array":
-        return _PARTS[ctype].over
+        return _PARTS[ctype]._at  # noqa: SLF001 - our own
     item = ctype.item
     if item.kind != "primitive":
         size, each = ffi.sizeof(item), _viewer(item)
@@ -190,21 +211,22 @@ def _format(ctype: CType) -> _Format:
     return _INTEGERS[ffi.sizeof(ctype), not ctype.cname.startswith("unsigned")]
 
 
-def _assign(part: Any, value: Any) -> None:
+def _assign(name: str, part: Any, value: Any) -> None:
     """Copies `value` into a view."""
     if isinstance(part, KvmStruct):
-        if type(value) is not type(part):
-            raise TypeError(f"need a {type(part).__name__}, not a {type(value).__name__}")
-        part.raw[:] = value.raw
-    elif isinstance(part, tuple):
-        for element, new in zip(part, value, strict=True):
-            _assign(element, new)
+        part.raw[:] = of_kind(name, value, type(part)).raw
+        return
+    values = elements(name, value)
+    if len(values) != len(part):
+        raise ValueError(f"{name} takes {len(part)} values, not {len(values)}")
+    if isinstance(part, tuple):
+        for place, (element, new) in enumerate(zip(part, values, strict=True)):
+            _assign(f"{name}[{place}]", element, new)
     else:
-        values = list(value)
-        if len(values) != len(part):
-            raise ValueError(f"need {len(part)} values, not {len(values)}")
-        for index, element in enumerate(values):
-            part[index] = element
+        highest = (1 << 8 * part.itemsize) - 1  # no structure has an array of signed numbers
+        checked = [within(f"{name}[{i}]", new, 0, highest) for i, new in enumerate(values)]
+        for place, new in enumerate(checked):
+            part[place] = new
 
 
 def _set(value: Any) -> bool:

@@ -10,6 +10,7 @@ import errno
 from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
+from kvm_ioctls._arguments import octets, within
 from kvm_ioctls._descriptor import Descriptor, Resource, record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmError
@@ -49,16 +50,17 @@ class DeviceAttributes(Resource):
 
         How long a value is, its documentation says; the kernel does not.
         """
-        return bytes(self._attribute("KVM_GET_DEVICE_ATTR", group, attribute, bytes(size))[:size])
+        room = bytes(within("size", size, 0, _LONGEST_VALUE))
+        return bytes(self._attribute("KVM_GET_DEVICE_ATTR", group, attribute, room)[:size])
 
     def set_device_attr(self, group: int, attribute: int, value: Buffer = b"") -> None:
         """KVM_SET_DEVICE_ATTR; some attributes are commands and take no value.
 
         What `value` is shorter than the attribute counts as zero.
         """
-        self._attribute("KVM_SET_DEVICE_ATTR", group, attribute, value)
+        self._attribute("KVM_SET_DEVICE_ATTR", group, attribute, octets("value", value))
 
-    def _attribute(self, request: str, group: int, attribute: int, value: Buffer) -> bytearray:
+    def _attribute(self, request: str, group: int, attribute: int, value: bytes) -> bytearray:
         # The kernel reads or writes as much as the attribute is long, whatever we have: the room
         # is longer than the longest value that it knows.
         room = bytearray(value) + bytes(_LONGEST_VALUE)

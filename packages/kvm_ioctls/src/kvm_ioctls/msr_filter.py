@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kvm_ioctls._arguments import elements, octets, unsigned, within
 from kvm_ioctls._ffi import lib
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ class MsrFilterRange(NamedTuple):
         Raises:
             ValueError: there are too many registers, or one of `allowed` is not among them.
         """
-        bits = 0
-        for index in allowed:
-            if not base <= index < base + nmsrs:
+        unsigned("base", base, 32)
+        size, bits = _bitmap_size(nmsrs), 0
+        for index in elements("allowed", allowed):
+            if not base <= unsigned("an allowed MSR", index, 32) < base + nmsrs:
                 raise ValueError(f"MSR {index:#x} is not in {base:#x} to {base + nmsrs - 1:#x}")
             bits |= 1 << (index - base)
-        return cls(base, nmsrs, bits.to_bytes(max(1, (nmsrs + 7) // 8), "little"), flags)
+        return cls(base, nmsrs, bits.to_bytes(size, "little"), flags)
 
     def record(self, held: CData) -> dict[str, Any]:
         """What the kernel takes, with the bitmap's copy in `held`.
@@ -52,9 +54,15 @@ class MsrFilterRange(NamedTuple):
         Raises:
             ValueError: the bitmap is too short for `nmsrs` registers, or has more than KVM takes.
         """
-        needed, most = (self.nmsrs + 7) // 8, lib.KVM_MSR_FILTER_MAX_BITMAP_SIZE
-        if not 0 < needed <= most:
-            raise ValueError(f"an MSR filter range has 1 to {most * 8} registers, not {self.nmsrs}")
-        if len(self.bitmap) < needed:
-            raise ValueError(f"{self.nmsrs} registers need more than {len(self.bitmap)} bytes")
+        size = len(octets("bitmap", self.bitmap))
+        if size < _bitmap_size(self.nmsrs):
+            raise ValueError(f"{self.nmsrs} registers need more than {size} bytes")
         return {"flags": self.flags, "nmsrs": self.nmsrs, "base": self.base, "bitmap": held}
+
+
+def _bitmap_size(nmsrs: int) -> int:
+    """How many bytes have a bit for each of so many registers."""
+    most = lib.KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8
+    if not 0 < within("nmsrs", nmsrs, -(2**63), 2**63) <= most:
+        raise ValueError(f"an MSR filter range has 1 to {most} registers, not {nmsrs}")
+    return (nmsrs + 7) // 8

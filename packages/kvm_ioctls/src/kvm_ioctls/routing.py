@@ -7,8 +7,15 @@ from __future__ import annotations
 
 from typing import Self
 
+from kvm_ioctls._arguments import unsigned
 from kvm_ioctls._ffi import lib
 from kvm_ioctls._struct import ZERO, KvmStruct
+
+
+def halves(address: int) -> dict[str, int]:
+    """A message's 64-bit address as the kernel's structures have it."""
+    number = unsigned("address", address, 64)
+    return {"address_lo": number & 0xFFFF_FFFF, "address_hi": number >> 32}
 
 
 class IrqRoutingIrqchip(KvmStruct, ctype="struct kvm_irq_routing_irqchip"):
@@ -73,9 +80,7 @@ class IrqRoutingEntry(KvmStruct, ctype="struct kvm_irq_routing_entry"):
         `devid` is who sends it, where that matters (KVM_CAP_MSI_DEVID: arm64's ITS).
         """
         entry = cls(gsi=gsi, type=lib.KVM_IRQ_ROUTING_MSI)
-        entry.u.msi = IrqRoutingMsi(
-            address_lo=address & 0xFFFF_FFFF, address_hi=address >> 32, data=data
-        )
+        entry.u.msi = IrqRoutingMsi(data=data, **halves(address))
         if devid is not None:
             entry.flags, entry.u.msi.devid = lib.KVM_MSI_VALID_DEVID, devid
         return entry

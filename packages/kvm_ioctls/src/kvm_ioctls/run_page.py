@@ -13,6 +13,7 @@ from mmap import mmap
 from typing import TYPE_CHECKING, TypeAlias
 
 from kvm_ioctls import exits
+from kvm_ioctls._arguments import unsigned
 from kvm_ioctls._decoders import DECODERS
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls._run import Page
@@ -105,7 +106,9 @@ class RunPage(Page):
 
     @cr8.setter
     def cr8(self, value: int) -> None:
-        self.raw[_RUN["cr8"].offset : _RUN["cr8"].offset + 8] = value.to_bytes(8, "little")
+        self.raw[_RUN["cr8"].offset : _RUN["cr8"].offset + 8] = unsigned("cr8", value, 64).to_bytes(
+            8, "little"
+        )
 
     @property
     def apic_base(self) -> int:

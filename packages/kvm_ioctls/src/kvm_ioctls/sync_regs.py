@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from kvm_ioctls._arguments import unsigned
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls.structs import Regs, Sregs, VcpuEvents
 
@@ -48,7 +49,7 @@ class SyncRegs:
 
     @valid.setter
     def valid(self, which: SyncReg) -> None:
-        self._page[_VALID : _VALID + 8] = int(which).to_bytes(8, "little")
+        self._page[_VALID : _VALID + 8] = unsigned("valid", which, 64).to_bytes(8, "little")
 
     @property
     def dirty(self) -> SyncReg:
@@ -57,7 +58,7 @@ class SyncRegs:
 
     @dirty.setter
     def dirty(self, which: SyncReg) -> None:
-        self._page[_DIRTY : _DIRTY + 8] = int(which).to_bytes(8, "little")
+        self._page[_DIRTY : _DIRTY + 8] = unsigned("dirty", which, 64).to_bytes(8, "little")
 
     @property
     def regs(self) -> Regs:

@@ -67,7 +67,7 @@ class Kvm(ReadableMsrs, DeviceAttributes):
 
     def check_extension(self, cap: Cap | int) -> int:
         """KVM_CHECK_EXTENSION: 0 when `cap` is not there, else 1 or a number that says more."""
-        return self._fd.ioctl("KVM_CHECK_EXTENSION", int(cap))
+        return self._fd.ioctl("KVM_CHECK_EXTENSION", cap, "cap")
 
     def get_vcpu_mmap_size(self) -> int:
         """KVM_GET_VCPU_MMAP_SIZE: the size in bytes of a vCPU's shared mapping."""
@@ -137,7 +137,7 @@ class Kvm(ReadableMsrs, DeviceAttributes):
             vm_type: x86: KVM_CAP_VM_TYPES has the possible ones in its bits; arm64: how many bits a
                 guest physical address has, 0 for 40.
         """
-        return self.vm_from_fd(self._fd.ioctl("KVM_CREATE_VM", vm_type))
+        return self.vm_from_fd(self._fd.ioctl("KVM_CREATE_VM", vm_type, "vm_type", 64))
 
     def vm_from_fd(self, number: int) -> VmFd:
         """Takes over an open descriptor of a machine; its memory slots are not known here."""

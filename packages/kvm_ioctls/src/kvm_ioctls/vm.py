@@ -47,13 +47,18 @@ class VmFd(
         self._slots = SlotTable()
         self._rings = RingSetup()
 
+    @property
+    def run_size(self) -> int:
+        """KVM_GET_VCPU_MMAP_SIZE: the size in bytes of the mapping of each of its vCPUs."""
+        return self._vcpu_mmap_size
+
     def check_extension(self, cap: Cap | int) -> int:
         """KVM_CHECK_EXTENSION for this machine; can differ from the system's answer."""
-        return self._fd.ioctl("KVM_CHECK_EXTENSION", int(cap))
+        return self._fd.ioctl("KVM_CHECK_EXTENSION", cap, "cap")
 
     def create_vcpu(self, vcpu_id: int) -> VcpuFd:
         """KVM_CREATE_VCPU; on x86 `vcpu_id` becomes its APIC id."""
-        return self.vcpu_from_fd(self._fd.ioctl("KVM_CREATE_VCPU", vcpu_id), vcpu_id)
+        return self.vcpu_from_fd(self._fd.ioctl("KVM_CREATE_VCPU", vcpu_id, "vcpu_id"), vcpu_id)
 
     def vcpu_from_fd(self, number: int, vcpu_id: int) -> VcpuFd:
         """Takes over an open descriptor of one of this machine's vCPUs."""

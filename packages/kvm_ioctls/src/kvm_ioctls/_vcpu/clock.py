@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvm_ioctls._arguments import word
 from kvm_ioctls._ffi import lib
 from kvm_ioctls.devices import DeviceAttributes
 
@@ -15,7 +16,7 @@ class VcpuClock(DeviceAttributes):
 
     def set_tsc_khz(self, khz: int) -> None:
         """KVM_SET_TSC_KHZ."""
-        self._fd.ioctl("KVM_SET_TSC_KHZ", khz)
+        self._fd.ioctl("KVM_SET_TSC_KHZ", khz, "khz")
 
     def get_tsc_offset(self) -> int:
         """KVM_GET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: the guest's counter less the host's."""
@@ -23,8 +24,11 @@ class VcpuClock(DeviceAttributes):
         return int.from_bytes(value, "little")
 
     def set_tsc_offset(self, offset: int) -> None:
-        """KVM_SET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: for migration without losing time."""
-        value = offset.to_bytes(8, "little")
+        """KVM_SET_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET: for migration without losing time.
+
+        A negative offset is read back as the 64-bit number that it is.
+        """
+        value = word("offset", offset, 64).to_bytes(8, "little")
         self.set_device_attr(lib.KVM_VCPU_TSC_CTRL, lib.KVM_VCPU_TSC_OFFSET, value)
 
     def kvmclock_ctrl(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from kvm_ioctls import _lists
 from kvm_ioctls._descriptor import Resource
+from kvm_ioctls.errors import KvmError
 from kvm_ioctls.structs import CpuidEntry
 
 if TYPE_CHECKING:
@@ -19,15 +21,21 @@ class Cpuid(Resource):
 
     def set_cpuid2(self, entries: Sequence[CpuidEntry]) -> None:
         """KVM_SET_CPUID2: what the guest's CPUID answers; before the first `run()`."""
-        packed = _lists.pack("struct kvm_cpuid2", entries)
+        packed = _lists.pack("struct kvm_cpuid2", CpuidEntry, entries)
         self._fd.ioctl_buffer("KVM_SET_CPUID2", packed)
-        self._cpuid_entries = len(entries)
+        self._cpuid_entries = _lists.count(packed)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
         """KVM_GET_CPUID2."""
         # With room for just what was set: kernels before 6.4 do not say how much they wrote.
-        packed = _lists.pack("struct kvm_cpuid2", [CpuidEntry()] * self._cpuid_entries)
-        self._fd.ioctl_buffer("KVM_GET_CPUID2", packed)
+        packed = _lists.pack("struct kvm_cpuid2", CpuidEntry, [CpuidEntry()] * self._cpuid_entries)
+        try:
+            self._fd.ioctl_buffer("KVM_GET_CPUID2", packed)
+        except KvmError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            # Somebody else set it: through another descriptor, that this one was copied from.
+            return _lists.fetch_cpuid(self._fd, "KVM_GET_CPUID2")
         return _lists.unpack("struct kvm_cpuid2", CpuidEntry, packed)
 
     def get_supported_hv_cpuid(self) -> list[CpuidEntry]:

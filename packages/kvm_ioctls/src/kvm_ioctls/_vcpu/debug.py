@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvm_ioctls._arguments import elements
 from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls.flags import GuestDebug
 from kvm_ioctls.structs import Translation
@@ -24,12 +25,12 @@ class Debugging(Resource):
 
         Args:
             control: `GuestDebug`; 0 switches debugging off.
-            debugreg: x86: DR0 to DR7 for hardware breakpoints.
+            debugreg: x86: DR0 to DR7 for hardware breakpoints; arm64 has `set_arm_guest_debug()`.
         """
-        made = record("struct kvm_guest_debug", {"control": control})
+        what: dict[str, object] = {"control": control}
         if debugreg:
-            made.arch = {"debugreg": list(debugreg)}
-        self._fd.ioctl_record("KVM_SET_GUEST_DEBUG", made)
+            what["arch"] = {"debugreg": elements("debugreg", debugreg)}
+        self._fd.ioctl_record("KVM_SET_GUEST_DEBUG", record("struct kvm_guest_debug", what))
 
     def single_step(self) -> None:
         """KVM_SET_GUEST_DEBUG: every instruction is followed by a `Debug` exit."""

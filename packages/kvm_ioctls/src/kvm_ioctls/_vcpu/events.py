@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._descriptor import Resource, record
-from kvm_ioctls._ffi import ffi
+from kvm_ioctls._descriptor import Resource, record, scalar
 from kvm_ioctls.structs import MachineCheck, MpState, VcpuEvents
 
 
@@ -18,7 +17,7 @@ class Events(Resource):
 
     def set_mp_state(self, state: MpState) -> None:
         """KVM_SET_MP_STATE."""
-        made = record("struct kvm_mp_state", {"mp_state": int(state)})
+        made = record("struct kvm_mp_state", {"mp_state": state})
         self._fd.ioctl_record("KVM_SET_MP_STATE", made)
 
     def get_vcpu_events(self) -> VcpuEvents:
@@ -27,7 +26,7 @@ class Events(Resource):
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
         """KVM_SET_VCPU_EVENTS."""
-        self._fd.put("KVM_SET_VCPU_EVENTS", events)
+        self._fd.put("KVM_SET_VCPU_EVENTS", events, VcpuEvents)
 
     def interrupt(self, vector: int) -> None:
         """KVM_INTERRUPT: queues an external interrupt, where there is no in-kernel irqchip.
@@ -49,8 +48,8 @@ class Events(Resource):
 
         `Kvm.get_mce_cap_supported()` says what there is.
         """
-        self._fd.ioctl_record("KVM_X86_SETUP_MCE", ffi.new("__u64 *", mcg_cap))
+        self._fd.ioctl_record("KVM_X86_SETUP_MCE", scalar("__u64", "mcg_cap", mcg_cap))
 
     def set_mce(self, machine_check: MachineCheck) -> None:
         """KVM_X86_SET_MCE: raises a machine check, after `setup_mce()`."""
-        self._fd.put("KVM_X86_SET_MCE", machine_check)
+        self._fd.put("KVM_X86_SET_MCE", machine_check, MachineCheck)

@@ -15,7 +15,7 @@ class LocalApic(Resource):
 
     def set_lapic(self, lapic: LapicState) -> None:
         """KVM_SET_LAPIC."""
-        self._fd.put("KVM_SET_LAPIC", lapic)
+        self._fd.put("KVM_SET_LAPIC", lapic, LapicState)
 
     def tpr_access_reporting(self, enabled: bool) -> None:
         """KVM_TPR_ACCESS_REPORTING: makes accesses to the task priority `TprAccess` exits."""

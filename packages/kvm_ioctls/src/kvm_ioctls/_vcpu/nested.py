@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from kvm_ioctls._arguments import of_kind
 from kvm_ioctls._descriptor import Resource
 from kvm_ioctls._struct import KvmStruct
 from kvm_ioctls.errors import KvmError
@@ -45,6 +46,6 @@ class Nested(Resource):
         Raises:
             ValueError: the record says that it is longer than it is, and KVM would read past it.
         """
-        if state.size > len(state.raw):
+        if of_kind("state", state, NestedState).size > len(state.raw):
             raise ValueError(f"a nested state of {state.size} bytes has only {len(state.raw)}")
         self._fd.ioctl_buffer("KVM_SET_NESTED_STATE", state.raw)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 
+from kvm_ioctls._arguments import unsigned
 from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmError
@@ -17,12 +18,13 @@ _X86_MSR = 2 << 32  # KVM_X86_REG_TYPE_MSR (Linux 6.18, arch/x86/include/uapi/as
 
 def reg_size(register: int) -> int:
     """How many bytes the register of this id has."""
-    return 1 << ((register & lib.KVM_REG_SIZE_MASK) >> lib.KVM_REG_SIZE_SHIFT)
+    number = unsigned("register", register, 64)
+    return 1 << ((number & lib.KVM_REG_SIZE_MASK) >> lib.KVM_REG_SIZE_SHIFT)
 
 
 def msr_register(index: int) -> int:
     """The id by which `get_one_reg()` knows x86's model-specific register `index`."""
-    return lib.KVM_REG_X86 | lib.KVM_REG_SIZE_U64 | _X86_MSR | index
+    return lib.KVM_REG_X86 | lib.KVM_REG_SIZE_U64 | _X86_MSR | unsigned("index", index, 32)
 
 
 class OneReg(Resource):
@@ -38,9 +40,10 @@ class OneReg(Resource):
         """KVM_SET_ONE_REG.
 
         Raises:
-            OverflowError: `value` does not fit the register.
+            ValueError: `value` does not fit the register.
         """
-        packed = bytearray(value.to_bytes(reg_size(register), sys.byteorder))
+        size = reg_size(register)
+        packed = bytearray(unsigned("value", value, 8 * size).to_bytes(size, sys.byteorder))
         self._one_reg("KVM_SET_ONE_REG", register, packed)
 
     def _one_reg(self, request: str, register: int, value: bytearray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvm_ioctls._arguments import of_kind
 from kvm_ioctls._descriptor import Resource
 from kvm_ioctls.structs import DebugRegs, Fpu, Regs, Sregs, Sregs2, Xcrs, Xsave
 
@@ -17,7 +18,7 @@ class Registers(Resource):
 
     def set_regs(self, regs: Regs) -> None:
         """KVM_SET_REGS."""
-        self._fd.put("KVM_SET_REGS", regs)
+        self._fd.put("KVM_SET_REGS", regs, Regs)
 
     def get_sregs(self) -> Sregs:
         """KVM_GET_SREGS: segments, descriptor tables, control registers, EFER, APIC base."""
@@ -25,7 +26,7 @@ class Registers(Resource):
 
     def set_sregs(self, sregs: Sregs) -> None:
         """KVM_SET_SREGS; EINVAL for a state that no processor can be in."""
-        self._fd.put("KVM_SET_SREGS", sregs)
+        self._fd.put("KVM_SET_SREGS", sregs, Sregs)
 
     def get_sregs2(self) -> Sregs2:
         """KVM_GET_SREGS2: as `get_sregs()`, with the page-directory pointers of PAE paging."""
@@ -33,7 +34,7 @@ class Registers(Resource):
 
     def set_sregs2(self, sregs: Sregs2) -> None:
         """KVM_SET_SREGS2; EINVAL for a state that no processor can be in."""
-        self._fd.put("KVM_SET_SREGS2", sregs)
+        self._fd.put("KVM_SET_SREGS2", sregs, Sregs2)
 
     def get_fpu(self) -> Fpu:
         """KVM_GET_FPU: x87 and SSE registers."""
@@ -41,7 +42,7 @@ class Registers(Resource):
 
     def set_fpu(self, fpu: Fpu) -> None:
         """KVM_SET_FPU; before the first `run()` KVM forgets it: use `set_xsave()` there."""
-        self._fd.put("KVM_SET_FPU", fpu)
+        self._fd.put("KVM_SET_FPU", fpu, Fpu)
 
     def get_xsave(self) -> Xsave:
         """KVM_GET_XSAVE2, or KVM_GET_XSAVE where that is all there is."""
@@ -55,9 +56,9 @@ class Registers(Resource):
         Raises:
             ValueError: `xsave` is shorter than this vCPU's area, which KVM would read past.
         """
-        if len(xsave.raw) < self._xsave_size:
+        if len(of_kind("xsave", xsave, Xsave).raw) < self._xsave_size:
             raise ValueError(f"need {self._xsave_size} bytes of XSAVE area, not {len(xsave.raw)}")
-        self._fd.put("KVM_SET_XSAVE", xsave)
+        self._fd.put("KVM_SET_XSAVE", xsave, Xsave)
 
     def get_xcrs(self) -> Xcrs:
         """KVM_GET_XCRS: the extended control registers."""
@@ -65,7 +66,7 @@ class Registers(Resource):
 
     def set_xcrs(self, xcrs: Xcrs) -> None:
         """KVM_SET_XCRS."""
-        self._fd.put("KVM_SET_XCRS", xcrs)
+        self._fd.put("KVM_SET_XCRS", xcrs, Xcrs)
 
     def get_debugregs(self) -> DebugRegs:
         """KVM_GET_DEBUGREGS: the guest's own debug registers."""
@@ -73,4 +74,4 @@ class Registers(Resource):
 
     def set_debugregs(self, debugregs: DebugRegs) -> None:
         """KVM_SET_DEBUGREGS."""
-        self._fd.put("KVM_SET_DEBUGREGS", debugregs)
+        self._fd.put("KVM_SET_DEBUGREGS", debugregs, DebugRegs)

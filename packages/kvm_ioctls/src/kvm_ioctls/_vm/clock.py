@@ -15,7 +15,7 @@ class Clock(Resource):
 
     def set_clock(self, clock: ClockData) -> None:
         """KVM_SET_CLOCK; of the `flags` that `get_clock()` reported, only REALTIME may stay."""
-        self._fd.put("KVM_SET_CLOCK", clock)
+        self._fd.put("KVM_SET_CLOCK", clock, ClockData)
 
     def get_tsc_khz(self) -> int:
         """KVM_GET_TSC_KHZ: the rate that new vCPUs get; for one vCPU, ask that."""
@@ -23,4 +23,4 @@ class Clock(Resource):
 
     def set_tsc_khz(self, khz: int) -> None:
         """KVM_SET_TSC_KHZ: the rate of vCPUs made from now on (KVM_CAP_VM_TSC_CONTROL)."""
-        self._fd.ioctl("KVM_SET_TSC_KHZ", khz)
+        self._fd.ioctl("KVM_SET_TSC_KHZ", khz, "khz")

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from kvm_ioctls import _lists
 from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls.routing import IrqRoutingEntry, halves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from kvm_ioctls.routing import IrqRoutingEntry
 
 
 class Interrupts(Resource):
@@ -44,14 +43,14 @@ class Interrupts(Resource):
         Returns:
             Above 0 when delivered, 0 when the guest blocked it.
         """
-        message = {"address_lo": address & 0xFFFF_FFFF, "address_hi": address >> 32, "data": data}
+        message = halves(address) | {"data": data}
         if devid is not None:
             message |= {"flags": lib.KVM_MSI_VALID_DEVID, "devid": devid}
         return self._fd.ioctl_record("KVM_SIGNAL_MSI", record("struct kvm_msi", message))
 
     def set_gsi_routing(self, entries: Sequence[IrqRoutingEntry]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table."""
-        packed = _lists.pack("struct kvm_irq_routing", entries)
+        packed = _lists.pack("struct kvm_irq_routing", IrqRoutingEntry, entries)
         self._fd.ioctl_buffer("KVM_SET_GSI_ROUTING", packed)
 
     def register_irqfd(self, fd: int, gsi: int, resample_fd: int | None = None) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import lib
-from kvm_ioctls.addresses import Mmio, Pio
+from kvm_ioctls.addresses import place_of
+
+if TYPE_CHECKING:
+    from kvm_ioctls.addresses import Mmio, Pio
 
 
 class IoEvents(Resource):
@@ -32,15 +37,16 @@ class IoEvents(Resource):
     def _ioeventfd(
         self, fd: int, address: Pio | Mmio, length: int, datamatch: int | None, flags: int
     ) -> None:
-        if isinstance(address, Pio):
+        pio, place = place_of(address)
+        if pio:
             flags |= lib.KVM_IOEVENTFD_FLAG_PIO
         if datamatch is not None:
             flags |= lib.KVM_IOEVENTFD_FLAG_DATAMATCH
         what = {
             "fd": fd,
-            "addr": address.port if isinstance(address, Pio) else address.address,
+            "addr": place,
             "len": length,
-            "datamatch": datamatch or 0,
+            "datamatch": 0 if datamatch is None else datamatch,
             "flags": flags,
         }
         self._fd.ioctl_record("KVM_IOEVENTFD", record("struct kvm_ioeventfd", what))
@@ -61,7 +67,6 @@ class IoEvents(Resource):
         self._zone("KVM_UNREGISTER_COALESCED_MMIO", address, size)
 
     def _zone(self, request: str, address: Pio | Mmio, size: int) -> None:
-        pio = isinstance(address, Pio)
-        first = address.port if isinstance(address, Pio) else address.address
+        pio, first = place_of(address)
         zone = record("struct kvm_coalesced_mmio_zone", {"addr": first, "size": size, "pio": pio})
         self._fd.ioctl_record(request, zone)

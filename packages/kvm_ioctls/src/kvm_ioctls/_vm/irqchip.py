@@ -24,7 +24,7 @@ class InterruptControllers(Resource):
 
     def set_irqchip(self, chip: IrqChip) -> None:
         """KVM_SET_IRQCHIP."""
-        self._fd.put("KVM_SET_IRQCHIP", chip)
+        self._fd.put("KVM_SET_IRQCHIP", chip, IrqChip)
 
     def get_pit2(self) -> PitState2:
         """KVM_GET_PIT2."""
@@ -32,7 +32,7 @@ class InterruptControllers(Resource):
 
     def set_pit2(self, pit: PitState2) -> None:
         """KVM_SET_PIT2."""
-        self._fd.put("KVM_SET_PIT2", pit)
+        self._fd.put("KVM_SET_PIT2", pit, PitState2)
 
     def reinject_control(self, reinject: bool) -> None:
         """KVM_REINJECT_CONTROL: whether timer interrupts that the guest missed are made up for."""
@@ -41,4 +41,4 @@ class InterruptControllers(Resource):
 
     def set_boot_cpu_id(self, vcpu_id: int) -> None:
         """KVM_SET_BOOT_CPU_ID: which vCPU starts at reset; before the first vCPU."""
-        self._fd.ioctl("KVM_SET_BOOT_CPU_ID", vcpu_id)
+        self._fd.ioctl("KVM_SET_BOOT_CPU_ID", vcpu_id, "vcpu_id")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from kvm_ioctls._descriptor import Descriptor, Resource, record
-from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._descriptor import Descriptor, Resource, record, scalar
+from kvm_ioctls._ffi import lib
 from kvm_ioctls._slots import Slot, borrow
 from kvm_ioctls.errors import KvmError
 from kvm_ioctls.guest_memfd import GuestMemfd
@@ -131,11 +131,11 @@ class Memory(Resource):
 
     def set_tss_address(self, address: int) -> None:
         """KVM_SET_TSS_ADDR: three pages below 4 GiB that Intel hosts need for real mode."""
-        self._fd.ioctl("KVM_SET_TSS_ADDR", address)
+        self._fd.ioctl("KVM_SET_TSS_ADDR", address, "address", 64)
 
     def set_identity_map_address(self, address: int) -> None:
         """KVM_SET_IDENTITY_MAP_ADDR: one page below 4 GiB; before the first vCPU."""
-        self._fd.ioctl_record("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
+        self._fd.ioctl_record("KVM_SET_IDENTITY_MAP_ADDR", scalar("__u64", "address", address))
 
     def get_nr_mmu_pages(self) -> int:
         """KVM_GET_NR_MMU_PAGES: how many pages the shadow page tables may take."""
@@ -143,4 +143,4 @@ class Memory(Resource):
 
     def set_nr_mmu_pages(self, pages: int) -> None:
         """KVM_SET_NR_MMU_PAGES."""
-        self._fd.ioctl("KVM_SET_NR_MMU_PAGES", pages)
+        self._fd.ioctl("KVM_SET_NR_MMU_PAGES", pages, "pages")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from kvm_ioctls._arguments import elements, octets, of_kind, unsigned
 from kvm_ioctls._descriptor import Resource, record
 from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls.msr_filter import MsrFilterRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from kvm_ioctls.msr_filter import MsrFilterRange
 
 
 class Policy(Resource):
@@ -33,12 +33,14 @@ class Policy(Resource):
             ValueError: there are too many ranges.
             KvmError: EINVAL for denying everything.
         """
-        if len(ranges) > lib.KVM_MSR_FILTER_MAX_RANGES:
+        listed = [of_kind("a range", one, MsrFilterRange) for one in elements("ranges", ranges)]
+        if len(listed) > lib.KVM_MSR_FILTER_MAX_RANGES:
             most = lib.KVM_MSR_FILTER_MAX_RANGES
-            raise ValueError(f"an MSR filter has at most {most} ranges, not {len(ranges)}")
+            raise ValueError(f"an MSR filter has at most {most} ranges, not {len(listed)}")
         default = "ALLOW" if default_allow else "DENY"
-        bitmaps = [ffi.new("__u8[]", one.bitmap) for one in ranges]  # alive until the call is over
-        what = [one.record(held) for one, held in zip(ranges, bitmaps, strict=True)]
+        # alive until the call is over
+        bitmaps = [ffi.new("__u8[]", octets("bitmap", one.bitmap)) for one in listed]
+        what = [one.record(held) for one, held in zip(listed, bitmaps, strict=True)]
         flags = getattr(lib, f"KVM_MSR_FILTER_DEFAULT_{default}")
         made = record("struct kvm_msr_filter", {"flags": flags, "ranges": what})
         self._fd.ioctl_record("KVM_X86_SET_MSR_FILTER", made)
@@ -59,8 +61,9 @@ class Policy(Resource):
             fixed_counter_bitmap: the same for the fixed counters, a bit for each.
             flags: KVM_PMU_EVENT_FLAG_MASKED_EVENTS (1) gives `events` masks.
         """
-        listed = list(events)
+        listed = [unsigned("an event", event, 64) for event in elements("events", events)]
+        fixed = unsigned("fixed_counter_bitmap", fixed_counter_bitmap, 32)
         action = lib.KVM_PMU_EVENT_ALLOW if allow else lib.KVM_PMU_EVENT_DENY
-        header = struct.pack("=IIII16x", action, len(listed), fixed_counter_bitmap, flags)
+        header = struct.pack("=IIII16x", action, len(listed), fixed, unsigned("flags", flags, 32))
         packed = bytearray(header + struct.pack(f"={len(listed)}Q", *listed))
         self._fd.ioctl_buffer("KVM_SET_PMU_EVENT_FILTER", packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvm_ioctls._arguments import word
 from kvm_ioctls._ffi import ffi
 from kvm_ioctls.exits._base import ExitBase
 
@@ -28,7 +29,7 @@ class _Msr(ExitBase):
 
     @data.setter
     def data(self, value: int) -> None:
-        self._record[_MSR_DATA : _MSR_DATA + 8] = value.to_bytes(8, "little")
+        self._record[_MSR_DATA : _MSR_DATA + 8] = word("data", value, 64).to_bytes(8, "little")
 
     @property
     def error(self) -> bool:
@@ -67,9 +68,9 @@ class Hypercall(ExitBase):
 
     @property
     def ret(self) -> int:
-        """What the guest gets back in RAX."""
+        """What the guest gets back in RAX; set it to a negative errno, or to any 64 bits."""
         return int.from_bytes(self._record[_RET : _RET + 8], "little")
 
     @ret.setter
     def ret(self, value: int) -> None:
-        self._record[_RET : _RET + 8] = value.to_bytes(8, "little")
+        self._record[_RET : _RET + 8] = word("ret", value, 64).to_bytes(8, "little")

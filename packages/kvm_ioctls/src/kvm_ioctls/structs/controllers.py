@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from kvm_ioctls._arguments import unsigned, within
 from kvm_ioctls._ffi import lib
 from kvm_ioctls._struct import ZERO, KvmStruct
 
@@ -15,11 +16,13 @@ class LapicState(KvmStruct, ctype="struct kvm_lapic_state"):
 
     def get(self, offset: int) -> int:
         """The 32-bit register at `offset`."""
-        return int.from_bytes(self.raw[offset : offset + 4], "little")
+        place = within("offset", offset, 0, self.SIZE - 4)
+        return int.from_bytes(self.raw[place : place + 4], "little")
 
     def set(self, offset: int, value: int) -> None:
         """Stores `value` in the 32-bit register at `offset`."""
-        self.raw[offset : offset + 4] = value.to_bytes(4, "little")
+        place = within("offset", offset, 0, self.SIZE - 4)
+        self.raw[place : place + 4] = unsigned("value", value, 32).to_bytes(4, "little")
 
 
 class PicState(KvmStruct, ctype="struct kvm_pic_state"):
