@@ -31,8 +31,8 @@ class ImageError(Exception):
     """The machine cannot be made; the message is one sentence."""
 
 
-def kvm_modules(release: str) -> list[Module]:
-    """KVM for AMD-V and what it needs, in loading order, for the kernel `release`.
+def kernel_modules(release: str) -> list[Module]:
+    """KVM for AMD-V and TAP interfaces, in loading order, for the kernel `release`.
 
     They come from the kernel's package in the cache of the default guest, or from the host if it
     runs that kernel.
@@ -41,9 +41,9 @@ def kvm_modules(release: str) -> list[Module]:
         ImageError: they are in neither place.
     """
     files = _packaged_modules(release) or _installed_modules(release)
-    modules = kernel.load_modules(("kvm-amd",), files, files.__getitem__)
+    modules = kernel.load_modules(("kvm-amd", "tun"), files, files.__getitem__)
     if not modules:
-        raise ImageError(f"there is no module kvm-amd for Linux {release} here")
+        raise ImageError(f"there is no module kvm-amd or tun for Linux {release} here")
     return list(modules)
 
 

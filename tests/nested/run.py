@@ -44,8 +44,9 @@ TIME_LIMIT_S = 15 * 60
 ARGUMENTS_FILE = "etc/nested/arguments"
 # Emulated processors: what takes a second elsewhere takes a minute here.
 OPTIONS = ("-v", "--durations=8", "-p", "no:cacheprovider", "-o", "timeout=240")
-# What the tests of disks make and check file systems with; Debian has it outside of a user's PATH.
-PROGRAMS = ("mkfs.ext4", "e2fsck", "dumpe2fs", "debugfs")
+# What the tests of disks make and check file systems with, which Debian has outside of a user's
+# PATH, and what the tests of the network take rights away with.
+PROGRAMS = ("mkfs.ext4", "e2fsck", "dumpe2fs", "debugfs", "setpriv")
 PROGRAM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 NOT_COLLECTED = ("tests/lint", "tests/wheels")
 
@@ -127,7 +128,7 @@ def run_machine(expected: Sequence[str], folder: Path) -> qemu.Result:
     arguments = "".join(f"{line}\n" for line in (*OPTIONS, color, *expected))
     archive = image.build(
         guest,
-        image.kvm_modules(release),
+        image.kernel_modules(release),
         python_tree.files() | checkout_files() | program_files(),
         {ARGUMENTS_FILE: arguments.encode()},
     )
