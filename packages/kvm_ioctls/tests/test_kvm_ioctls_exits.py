@@ -17,11 +17,15 @@ DATA = 0x1000
 HEADER = Path("/usr/include/linux/kvm.h")
 
 
+class Page(RunPage):
+    """With the same as C's structure in `c`."""
+
+
 @pytest.fixture
 def page():
     """A run page of two pages, and the same as C's structure."""
     memory = bytearray(0x2000)
-    made = RunPage(memory)
+    made = Page(memory)
     made.c = ffi.from_buffer("struct kvm_run *", memory)
     return made
 
@@ -334,14 +338,14 @@ def test_other_architectures_exits(page):
     c.riscv_sbi.args = [1, 2, 3, 4, 5, 6]
     call = page.decode()
     assert (call.extension_id, call.function_id, call.args) == (0x10, 3, (1, 2, 3, 4, 5, 6))
-    call.ret[1] = 9
-    assert list(c.riscv_sbi.ret) == [0, 9]
+    call.ret = (-3, 9)
+    assert list(c.riscv_sbi.ret) == [2**64 - 3, 9] == list(call.ret)
     c.exit_reason = lib.KVM_EXIT_RISCV_CSR
     c.riscv_csr.csr_num, c.riscv_csr.new_value, c.riscv_csr.write_mask = 0x15, 7, 0xFF
     access = page.decode()
     assert (access.csr_num, access.new_value, access.write_mask) == (0x15, 7, 0xFF)
-    access.ret_value[0] = 4
-    assert c.riscv_csr.ret_value == 4
+    access.ret_value = 4
+    assert c.riscv_csr.ret_value == 4 == access.ret_value
 
 
 def test_failed_entries_are_explained():
@@ -385,7 +389,7 @@ def test_what_was_kept_expires_whatever_came_in_between(steps):
     The fast path uses exits and views again when nobody has them: that must never show.
     """
     memory = bytearray(0x2000)
-    page = RunPage(memory)
+    page = Page(memory)
     page.c = ffi.from_buffer("struct kvm_run *", memory)
     kept_exits, kept_views = [], []
     for number, (keep_exit, keep_view, kind) in enumerate(steps):
@@ -446,3 +450,106 @@ def test_data_outside_of_the_page_are_none(page):
     page.c.exit_reason = lib.KVM_EXIT_MMIO
     page.c.mmio.len = 9
     assert bytes(page.decode().data) == b""
+
+
+def test_records_of_other_hypervisors_expire_with_all_their_parts(page):
+    """Neither record nor part nor exit shows the page after the next exit, nor writes to it.
+
+    The wrong behaviour was that a part of a record stayed a view of whatever came next.
+    """
+    for reason, part in (lib.KVM_EXIT_HYPERV, "hyperv"), (lib.KVM_EXIT_XEN, "xen"):
+        page.c.exit_reason = reason
+        getattr(page.c, part).u.hcall.params[0] = 7
+        exit_ = page.decode()
+        record, union, call = exit_.record, exit_.record.u, exit_.record.u.hcall
+        params = call.params
+        page.c.exit_reason = lib.KVM_EXIT_HLT
+        page.decode()
+        for use in (
+            lambda exit_=exit_: exit_.record,
+            lambda record=record: record.type,
+            lambda union=union: union.hcall.input,
+            lambda call=call: call.result,
+            lambda call=call: call.params,
+            lambda call=call: setattr(call, "result", 1),
+            lambda record=record: bytes(record),
+        ):
+            with pytest.raises(ValueError, match="released"):
+                use()
+        assert params[0] == 7
+        assert repr(exit_) == f"{type(exit_).__name__}(record=expired)"
+        assert getattr(page.c, part).u.hcall.result != 1
+
+
+def test_answers_to_a_riscv_guest_expire(page):
+    """As all others: too late is a ValueError."""
+    page.c.exit_reason = lib.KVM_EXIT_RISCV_SBI
+    call = page.decode()
+    page.c.exit_reason = lib.KVM_EXIT_RISCV_CSR
+    access = page.decode()
+    page.decode()
+    for late in (lambda: setattr(call, "ret", (0, 0)), lambda: setattr(access, "ret_value", 1)):
+        with pytest.raises(ValueError, match="released"):
+            late()
+
+
+def test_records_of_other_hypervisors_by_themselves():
+    """They are structures like all others when nobody lends them."""
+    call = exits.foreign.HypervHcall(input=5, params=[1, 2])
+    assert (call.input, call.params, call.SIZE) == (5, (1, 2), len(bytes(call)))
+    again = exits.foreign.HypervRecord(type=2)
+    again.u.hcall = call
+    assert again.u.hcall == call
+    assert exits.foreign.HypervRecord.from_bytes(bytes(again)) == again
+
+
+def test_how_much_of_an_internal_error_counts(page):
+    """As many words as KVM says, and never more of an instruction than the 15 bytes there are."""
+    page.c.exit_reason = lib.KVM_EXIT_INTERNAL_ERROR
+    internal = page.c.internal
+    internal.suberror, internal.ndata = 3, 2
+    internal.data = list(range(1, 17))
+    assert page.decode().data == (1, 2)
+    emulation = page.c.emulation_failure
+    internal.suberror, internal.ndata = lib.KVM_INTERNAL_ERROR_EMULATION, 4
+    emulation.flags = 1
+    emulation.insn_size, emulation.insn_bytes = 200, list(range(1, 16))
+    assert page.decode().insn_bytes == bytes(range(1, 16))
+    emulation.insn_size = 3
+    assert page.decode().insn_bytes == b"\1\2\3"
+    internal.ndata = 0
+    assert page.decode().insn_bytes == b""
+
+
+def test_how_much_of_a_system_event_counts(page):
+    """As many words as KVM says."""
+    page.c.exit_reason = lib.KVM_EXIT_SYSTEM_EVENT
+    page.c.system_event.type, page.c.system_event.ndata = 2, 1
+    page.c.system_event.data = list(range(5, 21))
+    assert page.decode() == exits.SystemEvent(2, (5,))
+
+
+def test_what_the_processor_said_is_64_bits(page):
+    """VMX's reasons have bit 31, SVM's are all ones."""
+    page.c.exit_reason = lib.KVM_EXIT_UNKNOWN
+    page.c.hw.hardware_exit_reason = 2**64 - 1
+    assert page.decode().hardware_exit_reason == 2**64 - 1
+
+
+@pytest.mark.parametrize("kept", ["exit", "view", "nothing"])
+def test_a_view_is_of_this_exit_s_place(page, kept):
+    """Offset and length are this exit's, whatever was lent before and whoever still holds it.
+
+    The wrong behaviour: a view that nobody holds is used again, although it is of another place.
+    """
+    page.raw[DATA : DATA + 16] = bytes(range(16))
+    page.c.exit_reason, io = lib.KVM_EXIT_IO, page.c.io
+    io.direction, io.size = 1, 1
+    held = []
+    for offset, count in (0, 4), (4, 4), (4, 2), (0, 2), (0, 4), (8, 4), (8, 8), (0, 8), (0, 4):
+        io.data_offset, io.count = DATA + offset, count
+        exit_ = page.decode()
+        assert bytes(exit_.data) == bytes(range(offset, offset + count))
+        if kept != "nothing":
+            held.append(exit_ if kept == "exit" else exit_.data)
+        del exit_

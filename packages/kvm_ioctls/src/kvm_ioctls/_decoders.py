@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _INSN_BYTES = ffi.offsetof("kvm_run_emulation_failure", "insn_bytes")
-_SBI_RET = ffi.offsetof("kvm_run_riscv_sbi", "ret")
-_CSR_RET = ffi.offsetof("kvm_run_riscv_csr", "ret_value")
 
 
 def _reader(ctype: str, *names: str) -> struct.Struct:
@@ -74,14 +72,12 @@ def _hypercall(record: memoryview) -> Exit:
 
 def _riscv_sbi(record: memoryview) -> Exit:
     extension_id, function_id, *args = _SBI.unpack_from(record)
-    ret = record[_SBI_RET : _SBI_RET + 16].cast("Q")
-    return exits.RiscvSbi(extension_id, function_id, tuple(args), ret)
+    return exits.RiscvSbi(extension_id, function_id, tuple(args), record)
 
 
 def _riscv_csr(record: memoryview) -> Exit:
     csr_num, new_value, write_mask = _CSR.unpack_from(record)
-    answer = record[_CSR_RET : _CSR_RET + 8].cast("Q")
-    return exits.RiscvCsr(csr_num, new_value, write_mask, answer)
+    return exits.RiscvCsr(csr_num, new_value, write_mask, record)
 
 
 def _msr(kind: type[exits.X86Rdmsr | exits.X86Wrmsr]) -> Callable[[memoryview], Exit]:
@@ -158,8 +154,8 @@ DECODERS: dict[int, Callable[[memoryview], Exit]] = {
     lib.KVM_EXIT_MEMORY_FAULT: _members(
         exits.MemoryFault, "struct kvm_ioctls_memory_fault", "flags", "gpa", "size"
     ),
-    lib.KVM_EXIT_HYPERV: lambda record: exits.Hyperv(HypervRecord.over(record)),
-    lib.KVM_EXIT_XEN: lambda record: exits.Xen(XenRecord.over(record)),
+    lib.KVM_EXIT_HYPERV: lambda record: exits.Hyperv(HypervRecord.lent(record)),
+    lib.KVM_EXIT_XEN: lambda record: exits.Xen(XenRecord.lent(record)),
     lib.KVM_EXIT_ARM_NISV: _members(exits.ArmNisv, "kvm_run_arm_nisv", "esr_iss", "fault_ipa"),
     lib.KVM_EXIT_RISCV_SBI: _riscv_sbi,
     lib.KVM_EXIT_RISCV_CSR: _riscv_csr,

@@ -33,7 +33,7 @@ _INTEGERS: dict[tuple[int, bool], _Format] = {
     (8, False): "Q",
     (8, True): "q",
 }
-_PARTS: dict[CType, type[KvmStruct]] = {}
+PARTS: dict[CType, type[KvmStruct]] = {}
 
 
 class _Closed(type):
@@ -74,8 +74,10 @@ class KvmStruct(metaclass=_Closed):
     SIZE: ClassVar[int]
     FIELDS: ClassVar[tuple[str, ...]]
 
-    def __init_subclass__(cls, ctype: str, *, grows: bool = False) -> None:
+    def __init_subclass__(cls, ctype: str = "", *, grows: bool = False) -> None:
         """Gives the class one property per annotated member of the C type `ctype`."""
+        if not ctype:
+            return  # a kind of structures
         cls.CTYPE, cls.GROWS, cls.SIZE, cls.FIELDS = ctype, grows, 0, ()
         try:
             layout = ffi.typeof(ctype)
@@ -87,9 +89,14 @@ class KvmStruct(metaclass=_Closed):
         cls.SIZE = ffi.sizeof(layout)
         cls.FIELDS = tuple(name for name in members if name in offered)
         for name in cls.FIELDS:
-            member = members[name]
-            setattr(cls, name, _member(f"{cls.__name__}.{name}", member.type, member.offset))
-        _PARTS[layout] = cls
+            place = members[name]
+            setattr(cls, name, cls._member(f"{cls.__name__}.{name}", place.type, place.offset))
+        PARTS[layout] = cls
+
+    @classmethod
+    def _member(cls, name: str, ctype: CType, offset: int) -> property:
+        """The property for a member of type `ctype` at `offset`; messages call it `name`."""
+        return member(name, ctype, offset)
 
     def __init__(self, **fields: object) -> None:
         self.raw = memoryview(bytearray(self.SIZE or self._size()))
@@ -159,11 +166,11 @@ def _matches(member: CField | None, kind: str) -> bool:
     """Whether a member is there, and has the class that `kind` names if it is a structure."""
     if member is None or member.type.kind in ("primitive", "array"):
         return member is not None
-    part = _PARTS.get(member.type)
+    part = PARTS.get(member.type)
     return part is not None and part.__name__ == kind
 
 
-def _member(name: str, ctype: CType, offset: int) -> property:
+def member(name: str, ctype: CType, offset: int) -> property:
     """The property for a member of type `ctype` at `offset`; messages call it `name`."""
     end = offset + ffi.sizeof(ctype)
     if ctype.kind == "primitive":
@@ -183,7 +190,7 @@ def _member(name: str, ctype: CType, offset: int) -> property:
 
         return property(get_integer, set_integer)
 
-    view = _viewer(ctype)
+    view = viewer(ctype)
 
     def get_part(self: KvmStruct) -> object:
         return view(self.raw[offset:end])
@@ -194,13 +201,13 @@ def _member(name: str, ctype: CType, offset: int) -> property:
     return property(get_part, set_part)
 
 
-def _viewer(ctype: CType) -> Callable[[memoryview], Any]:
+def viewer(ctype: CType) -> Callable[[memoryview], Any]:
     """What turns the bytes of a structure or an array into the object that stands for it."""
     if ctype.kind != "array":
-        return _PARTS[ctype]._at  # noqa: SLF001 - our own
+        return PARTS[ctype]._at  # noqa: SLF001 - our own
     item = ctype.item
     if item.kind != "primitive":
-        size, each = ffi.sizeof(item), _viewer(item)
+        size, each = ffi.sizeof(item), viewer(item)
         places = [slice(i * size, i * size + size) for i in range(ctype.length)]
         return lambda raw: tuple(each(raw[place]) for place in places)
     code: _Format = "B" if ffi.sizeof(item) == 1 else _format(item)

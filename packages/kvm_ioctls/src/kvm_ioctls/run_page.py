@@ -44,6 +44,8 @@ class RunPage(Page):
             port I/O at `io.data_offset`.
     """
 
+    __slots__ = ()  # the page that C holds refers to nothing that may refer to the vCPU
+
     def __init__(self, buffer: WritableBuffer) -> None:
         raw = memoryview(buffer).cast("B")
         if raw.readonly or len(raw) < SIZE:

@@ -10,9 +10,10 @@ One small class per reason, made for `match`::
         case Hlt():
             break
 
-An exit's `data`, and every other view of the run page, is valid until the next `run()`: using it
-afterwards is a ValueError that says that it was released.  (A view that was made from it, with
-`memoryview(data)`, is not followed: it goes on to show the page.)  Where a guest waits for an
+An exit's `data`, its `payload`, its `record` and the parts of that are valid until the next
+`run()`: using one afterwards is a ValueError.  What you make of a view yourself is not followed: a
+slice `data[:]` and `memoryview(data)` go on to show the page, whatever is there by then, and
+writing to them writes to it.  Where a guest waits for an
 answer (`IoIn`, `MmioRead`, `X86Rdmsr`, `Hypercall`), write it into the exit before the next
 `run()`.
 

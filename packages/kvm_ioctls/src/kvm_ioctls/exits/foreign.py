@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._struct import ZERO, KvmStruct
+import struct
+from typing import TypeVar
+
+from kvm_ioctls._arguments import word
+from kvm_ioctls._ffi import ffi
+from kvm_ioctls._struct import ZERO
 from kvm_ioctls.exits._base import ExitBase
+from kvm_ioctls.exits._lent import LentStruct
+
+_SBI_RET = ffi.offsetof("kvm_run_riscv_sbi", "ret")
+_CSR_RET = ffi.offsetof("kvm_run_riscv_csr", "ret_value")
+
+Record = TypeVar("Record", bound=LentStruct)
 
 
-class HypervSynic(KvmStruct, ctype="kvm_hyperv_exit_synic"):
+class HypervSynic(LentStruct, ctype="kvm_hyperv_exit_synic"):
     """KVM_EXIT_HYPERV_SYNIC: the guest set up its synthetic interrupt controller."""
 
     msr: int = 0
@@ -15,15 +26,15 @@ class HypervSynic(KvmStruct, ctype="kvm_hyperv_exit_synic"):
     msg_page: int = 0
 
 
-class HypervHcall(KvmStruct, ctype="kvm_hyperv_exit_hcall"):
+class HypervHcall(LentStruct, ctype="kvm_hyperv_exit_hcall"):
     """KVM_EXIT_HYPERV_HCALL: set `result`."""
 
     input: int = 0
     result: int = 0
-    params: memoryview = ZERO
+    params: tuple[int, ...] = ZERO
 
 
-class HypervSyndbg(KvmStruct, ctype="kvm_hyperv_exit_syndbg"):
+class HypervSyndbg(LentStruct, ctype="kvm_hyperv_exit_syndbg"):
     """KVM_EXIT_HYPERV_SYNDBG: the guest's debugger; set `status`."""
 
     msr: int = 0
@@ -34,58 +45,74 @@ class HypervSyndbg(KvmStruct, ctype="kvm_hyperv_exit_syndbg"):
     pending_page: int = 0
 
 
-class _HypervRecord(KvmStruct, ctype="kvm_hyperv_exit_u"):
+class _HypervRecord(LentStruct, ctype="kvm_hyperv_exit_u"):
     synic: HypervSynic = ZERO
     hcall: HypervHcall = ZERO
     syndbg: HypervSyndbg = ZERO
 
 
-class HypervRecord(KvmStruct, ctype="struct kvm_hyperv_exit"):
+class HypervRecord(LentStruct, ctype="struct kvm_hyperv_exit"):
     """What the guest wants of Hyper-V: `u.synic`, `u.hcall` or `u.syndbg`, as `type` says."""
 
     type: int = 0
     u: _HypervRecord = ZERO
 
 
-class XenHcall(KvmStruct, ctype="kvm_xen_exit_hcall"):
+class XenHcall(LentStruct, ctype="kvm_xen_exit_hcall"):
     """KVM_EXIT_XEN_HCALL: set `result`."""
 
     longmode: int = 0
     cpl: int = 0
     input: int = 0
     result: int = 0
-    params: memoryview = ZERO
+    params: tuple[int, ...] = ZERO
 
 
-class _XenRecord(KvmStruct, ctype="kvm_xen_exit_u"):
+class _XenRecord(LentStruct, ctype="kvm_xen_exit_u"):
     hcall: XenHcall = ZERO
 
 
-class XenRecord(KvmStruct, ctype="struct kvm_xen_exit"):
+class XenRecord(LentStruct, ctype="struct kvm_xen_exit"):
     """What the guest wants of Xen: `u.hcall`."""
 
     type: int = 0
     u: _XenRecord = ZERO
 
 
+def _not_over(record: Record) -> Record:
+    """The record of an exit; ValueError once the next one has taken it back."""
+    record.raw.release()  # of no use but to see that it is there
+    return record
+
+
 class Hyperv(ExitBase):
     """The guest wants something of Hyper-V: `record` is a view, for the answer too."""
 
-    __slots__ = ("record",)
+    __slots__ = ("_record",)
     __match_args__ = ("record",)
 
     def __init__(self, record: HypervRecord) -> None:
-        self.record = record
+        self._record = record
+
+    @property
+    def record(self) -> HypervRecord:
+        """What it wants; the answer goes there."""
+        return _not_over(self._record)
 
 
 class Xen(ExitBase):
     """The guest wants something of Xen: `record` is a view, for the answer too."""
 
-    __slots__ = ("record",)
+    __slots__ = ("_record",)
     __match_args__ = ("record",)
 
     def __init__(self, record: XenRecord) -> None:
-        self.record = record
+        self._record = record
+
+    @property
+    def record(self) -> XenRecord:
+        """What it wants; the answer goes there."""
+        return _not_over(self._record)
 
 
 class ArmNisv(ExitBase):
@@ -100,33 +127,53 @@ class ArmNisv(ExitBase):
 
 
 class RiscvSbi(ExitBase):
-    """riscv64: a call of the supervisor binary interface; `ret` is a view for two answers."""
+    """riscv64: a call of the supervisor binary interface: set `ret`, an error and a value."""
 
-    __slots__ = ("args", "extension_id", "function_id", "ret")
+    __slots__ = ("_record", "args", "extension_id", "function_id")
     __match_args__ = ("extension_id", "function_id", "args")
 
     def __init__(
-        self, extension_id: int, function_id: int, args: tuple[int, ...], ret: memoryview
+        self, extension_id: int, function_id: int, args: tuple[int, ...], record: memoryview
     ) -> None:
         self.extension_id = extension_id
         self.function_id = function_id
         self.args = args
-        self.ret = ret
+        self._record = record
+
+    @property
+    def ret(self) -> tuple[int, int]:
+        """What the guest gets back in a0 and a1."""
+        error, value = struct.unpack("=QQ", self._record[_SBI_RET : _SBI_RET + 16])
+        return error, value
+
+    @ret.setter
+    def ret(self, values: tuple[int, int]) -> None:
+        error, value = values
+        words = word("the error", error, 64), word("the value", value, 64)
+        self._record[_SBI_RET : _SBI_RET + 16] = struct.pack("=QQ", *words)
 
 
 class RiscvCsr(ExitBase):
-    """riscv64: an access to a control register; `ret_value` is a view for the answer."""
+    """riscv64: an access to a control register: set `ret_value`."""
 
-    __slots__ = ("csr_num", "new_value", "ret_value", "write_mask")
+    __slots__ = ("_record", "csr_num", "new_value", "write_mask")
     __match_args__ = ("csr_num", "new_value", "write_mask")
 
-    def __init__(
-        self, csr_num: int, new_value: int, write_mask: int, ret_value: memoryview
-    ) -> None:
+    def __init__(self, csr_num: int, new_value: int, write_mask: int, record: memoryview) -> None:
         self.csr_num = csr_num
         self.new_value = new_value
         self.write_mask = write_mask
-        self.ret_value = ret_value
+        self._record = record
+
+    @property
+    def ret_value(self) -> int:
+        """What the register was."""
+        return int.from_bytes(self._record[_CSR_RET : _CSR_RET + 8], "little")
+
+    @ret_value.setter
+    def ret_value(self, value: int) -> None:
+        packed = word("ret_value", value, 64).to_bytes(8, "little")
+        self._record[_CSR_RET : _CSR_RET + 8] = packed
 
 
 class Raw(ExitBase):
