@@ -42,7 +42,7 @@ def test_a_terminal(vmm_on_terminal, hypervisor, transport):
     with vmm_on_terminal(*flags) as terminal:
         terminal.expect_prompt()
         assert terminal.is_raw
-        terminal.send(b"tty; stty size; cat /proc/cmdline\r")
+        terminal.send(b"dmesg -n 1; tty; stty size; cat /proc/cmdline\r")  # programs' output alone
         terminal.expect(rb"\r\n/dev/hvc0\r\n33 101\r\n.*console=ttyS0 console=hvc0 panic")
         terminal.expect_prompt()
         check_resize(terminal)
