@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import tracemalloc
 from mmap import mmap
 
 import pytest
@@ -17,6 +19,7 @@ from kvm_ioctls import (
     KvmClosedError,
     LogZone,
     Mmio,
+    MmioWrite,
     Pio,
     RegisterZone,
     VcpuBusyError,
@@ -133,8 +136,119 @@ def test_zones_that_cannot_be():
     for capacity in 0, 2**32:
         with pytest.raises(ValueError, match=f"not {capacity}"):
             LogZone(Pio(0x60), 1, capacity)
-    with pytest.raises(BufferError):
-        RegisterZone(Mmio(0), memoryview(b"read-only")).record()
+    with pytest.raises(BufferError, match="writable"):
+        RegisterZone(Mmio(0), memoryview(b"read-only"))
+
+
+def test_a_zone_s_size_is_its_memory_s(start):
+    """It cannot be changed: the guest would have written behind the memory."""
+    zone = RegisterZone(Mmio(0x20000), bytearray(16))
+    with pytest.raises(AttributeError):
+        zone.size = 0x10000
+    assert zone.size == 16
+    vcpu = start("b800208ed8c606100041f4")  # mov ax, 0x2000; mov ds, ax; mov byte [0x10], 0x41
+    vcpu.set_zones([zone])
+    assert isinstance(vcpu.run(), MmioWrite)
+
+
+def test_a_zone_of_everything(start):
+    """All addresses that there are, the last one too; it was none at all once, 2**64 being 0."""
+    vcpu = start("b800208ed8c606100041f4")
+    vcpu.set_zones([Zone(Mmio(0), 2**64)])
+    assert isinstance(vcpu.run(), Hlt)
+
+
+def string_input(start, vm, zone) -> bytes:
+    """What `rep insb` of four bytes from port 0x50 reads."""
+    vcpu = start("f36cf4", rcx=4, rdx=0x50, rdi=0x5000)
+    vm.memory[0x5000:0x5004] = b"----"
+    vcpu.set_zones([zone])
+    assert isinstance(vcpu.run(), Hlt)
+    return vm.memory[0x5000:0x5004]
+
+
+def test_string_input_from_a_void(start, vm):
+    """Every element reads as ones."""
+    assert string_input(start, vm, Zone(Pio(0x50), 1)) == b"\xff" * 4
+
+
+def test_string_input_from_a_register(start, vm):
+    """Every element reads the register."""
+    assert string_input(start, vm, RegisterZone(Pio(0x50), bytearray(b"\x5a"))) == b"\x5a" * 4
+
+
+def test_string_output_to_a_register(start, vm):
+    """The last element stays in it."""
+    vm.memory[0x5000:0x5004] = b"1234"
+    memory = bytearray(1)
+    vcpu = start("f36ef4", rsi=0x5000, rcx=4, rdx=0x50)
+    vcpu.set_zones([RegisterZone(Pio(0x50), memory)])
+    assert isinstance(vcpu.run(), Hlt)
+    assert memory == b"4"
+
+
+def test_a_log_s_end_is_followed_by_its_beginning(start):
+    """A write of four bytes across it, in a log whose room is no power of two."""
+    log = LogZone(Pio(0x60), 4, capacity=7)
+    # mov eax, "abcd"; 1: out 0x60, eax; inc al; out 0x70, al; jmp 1b
+    vcpu = start("66b86162636466e760fec0e670ebf7")
+    vcpu.set_zones([log])
+    for number in range(20):
+        assert vcpu.run().port == 0x70
+        assert log.drain() == bytes([0x61 + number]) + b"bcd"
+
+
+def test_an_empty_log_costs_nothing():
+    """Draining takes what is there, not the room that there would be."""
+    log = LogZone(Pio(0x60), 1, capacity=1 << 24)
+    tracemalloc.start()
+    try:
+        assert log.drain() == b""
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_threads_that_drain_a_log_share_it():
+    """Each byte goes to one of them."""
+    size = 1 << 22
+    for _ in range(5):
+        log, got, barrier = LogZone(Pio(0x60), 1, size), [], threading.Barrier(2)
+        log._memory[:8] = size.to_bytes(8, "little")  # as C writes it: that many are in it
+
+        def drain(log=log, got=got, barrier=barrier) -> None:
+            barrier.wait()
+            got.append(len(log.drain()))
+
+        threads = [threading.Thread(target=drain) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(got) == [0, size]
+
+
+def test_replacing_zones_leaves_nothing_behind(start):
+    """Neither what was in use nor what was refused."""
+    vcpu = start("f4")
+    zones, odd = [Zone(Pio(0x50), 1)] * 500, RegisterZone(Pio(0x50), bytearray(1))
+    odd._size = 2
+
+    def both() -> None:
+        vcpu.set_zones(zones)
+        with pytest.raises(ValueError, match="size"):
+            vcpu.set_zones([*zones, odd])
+
+    both()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            both()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 200_000  # one of them is in use
+    finally:
+        tracemalloc.stop()
 
 
 def test_zones_are_replaced(start):

@@ -336,6 +336,10 @@ static PyObject *page_release(PyObject *object, PyObject *unused)
     struct run_page *self = (struct run_page *)object;
 
     (void)unused;
+    if (self->in_use) {
+        PyErr_SetString(PyExc_ValueError, "the run page is a vCPU's: it goes when that is closed");
+        return NULL;
+    }
     page_expire(self);
     page_free(self);
     Py_RETURN_NONE;

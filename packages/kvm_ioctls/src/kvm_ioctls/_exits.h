@@ -43,6 +43,7 @@ struct run_page {
     PyObject *types[EXIT_KINDS];
     struct exit_head *exits[EXIT_KINDS];  /* to be used again */
     int last;                             /* which of them was lent last */
+    int in_use;                           /* a vCPU runs through it: it cannot be released */
 };
 
 /* Stores `value`, a new reference, in place of what was there; which goes last, for it may run code. */

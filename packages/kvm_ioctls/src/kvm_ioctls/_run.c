@@ -2,8 +2,8 @@
  * The module kvm_ioctls._run: system calls, and running a vCPU from Python.
  *
  * `Runner` is the base of VcpuFd.  KVM_RUN, and what registered zones retire, happens with the GIL
- * released; the runner keeps the page alive and VcpuFd the zones' memory, and kvm_runner_close()
- * refuses while a thread is inside.
+ * released; the runner keeps the page and the zones' memory alive, and neither changes while a thread
+ * has the vCPU (_runner.c).
  */
 #include "_coalesced.h"
 #include "_exits.h"
@@ -12,14 +12,32 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 
+/* The zones of a runner, and the buffers that are their memory. */
+struct held_zones {
+    struct kvm_zone *zones;
+    Py_buffer *memory; /* obj is NULL where there is none */
+    Py_ssize_t count;
+};
+
 struct runner_object {
     PyObject_HEAD
     struct kvm_runner runner;
     struct run_page *page;
+    struct held_zones held; /* the zones are the runner's */
 };
 
 static PyTypeObject *page_type;
 static PyObject *without_exit_name, *raw_name;
+
+static void release_zones(struct held_zones *held)
+{
+    for (Py_ssize_t n = 0; held->memory != NULL && n < held->count; n++)
+        if (held->memory[n].obj != NULL)
+            PyBuffer_Release(&held->memory[n]);
+    PyMem_Free(held->memory);
+    PyMem_Free(held->zones);
+    *held = (struct held_zones){0};
+}
 
 static int runner_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
@@ -40,6 +58,7 @@ static int runner_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     Py_INCREF(page);
     self->page = (struct run_page *)page;
+    self->page->in_use = 1;
     kvm_runner_open(&self->runner, fd, self->page->buffer.buf, (uint64_t)self->page->buffer.len);
     return 0;
 }
@@ -49,31 +68,56 @@ static void runner_dealloc(PyObject *object)
     struct runner_object *self = (struct runner_object *)object;
     PyTypeObject *type = Py_TYPE(object);
 
-    PyMem_Free(self->runner.zones);
+    release_zones(&self->held);
     Py_XDECREF((PyObject *)self->page);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
 
-static PyObject *runner_run(PyObject *object, PyObject *unused)
+/* Runs the vCPU, which the thread has entered; KVM's result, or 1 with an exception. */
+static int run_until_exit(struct kvm_runner *runner)
 {
-    struct runner_object *self = (struct runner_object *)object;
-    int result = KVM_RUNNER_CLOSED;
-
-    (void)unused;
-    if (self->page != NULL) {
-        page_expire(self->page);
+    for (;;) {
+        int result;
         Py_BEGIN_ALLOW_THREADS
-        result = kvm_runner_run(&self->runner);
+        result = kvm_runner_run(runner);
         Py_END_ALLOW_THREADS
-        if (result == 0)
-            return page_decode(self->page);
+        if (result != -EAGAIN)
+            return result;
+        if (PyErr_CheckSignals() < 0)
+            return 1;
     }
+}
+
+/* What VcpuFd makes of a result that is no exit. */
+static PyObject *without_exit(PyObject *object, int result)
+{
     PyObject *code = PyLong_FromLong(result);
     if (code == NULL)
         return NULL;
     PyObject *exit = PyObject_CallMethodObjArgs(object, without_exit_name, code, NULL);
     Py_DECREF(code);
+    return exit;
+}
+
+static PyObject *runner_run(PyObject *object, PyObject *unused)
+{
+    struct runner_object *self = (struct runner_object *)object;
+    int result = self->page == NULL ? KVM_RUNNER_CLOSED : kvm_runner_enter(&self->runner);
+
+    (void)unused;
+    if (result != 0)
+        return without_exit(object, result);
+    page_expire(self->page);
+    result = run_until_exit(&self->runner);
+    if (result == -EINTR) { /* the page says nothing, and the signal's handler may want the vCPU */
+        kvm_runner_leave(&self->runner);
+        return without_exit(object, result);
+    }
+    PyObject *exit = NULL;
+    if (result <= 0)
+        exit = result == 0 ? page_decode(self->page) : without_exit(object, result);
+    kvm_runner_leave(&self->runner);
     return exit;
 }
 
@@ -88,46 +132,118 @@ static PyObject *runner_kick(PyObject *object, PyObject *unused)
 static PyObject *runner_close(PyObject *object, PyObject *unused)
 {
     struct runner_object *self = (struct runner_object *)object;
+    int result = self->page == NULL ? 0 : kvm_runner_close(&self->runner);
 
     (void)unused;
-    return PyLong_FromLong(self->page == NULL ? 0 : kvm_runner_close(&self->runner));
+    if (result == 0 && self->page != NULL) {
+        struct held_zones held = self->held;
+        self->held = (struct held_zones){0};
+        self->page->in_use = 0;
+        release_zones(&held);
+    }
+    return PyLong_FromLong(result);
 }
 
-/* Reads one (kind, pio, first, size, capacity, memory) into `zone`. */
-static int read_zone(PyObject *tuple, struct kvm_zone *zone)
+static PyObject *runner_set_mask(PyObject *object, PyObject *bits)
 {
-    unsigned long long first, size, memory;
-    unsigned int capacity;
+    struct kvm_signal_set mask = {0};
 
-    if (!PyArg_ParseTuple(tuple, "BpKKIK", &zone->kind, &zone->pio, &first, &size, &capacity,
-                          &memory))
+    if (bits != Py_None) {
+        mask.bits = PyLong_AsUnsignedLongLong(bits);
+        mask.given = 1;
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    kvm_runner_set_mask(&((struct runner_object *)object)->runner, mask);
+    Py_RETURN_NONE;
+}
+
+/* Whether what the zone's memory is for fits into it. */
+static int has_room(const struct kvm_zone *zone, size_t length)
+{
+    if (zone->kind == KVM_ZONE_MEMORY)
+        return length > 0 && length - 1 == zone->last - zone->first;
+    if (zone->kind == KVM_ZONE_LOG)
+        return zone->capacity > 0 && length >= sizeof(struct kvm_zone_log)
+               && length - sizeof(struct kvm_zone_log) >= zone->capacity
+               && (uintptr_t)zone->memory % _Alignof(struct kvm_zone_log) == 0;
+    return 1;
+}
+
+/* Reads one (kind, pio, first, last, capacity, memory) into `zone`, whose memory is borrowed. */
+static int read_zone(PyObject *tuple, struct kvm_zone *zone, Py_buffer *memory)
+{
+    PyObject *first, *last, *object;
+
+    if (!PyArg_ParseTuple(tuple, "bpOOIO", &zone->kind, &zone->pio, &first, &last, &zone->capacity,
+                          &object))
         return -1;
-    zone->first = first;
-    zone->size = size;
-    zone->capacity = capacity;
-    zone->memory = (uint8_t *)(uintptr_t)memory;
+    zone->first = PyLong_AsUnsignedLongLong(first);
+    zone->last = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLong(last);
+    if (PyErr_Occurred())
+        return -1;
+    if (object != Py_None && PyObject_GetBuffer(object, memory, PyBUF_WRITABLE) < 0) {
+        memory->obj = NULL;
+        return -1;
+    }
+    zone->memory = memory->buf;
+    if (zone->kind > KVM_ZONE_LOG || zone->last < zone->first
+        || !has_room(zone, (size_t)memory->len)) {
+        PyErr_SetString(PyExc_ValueError, "a zone's memory has not the zone's size");
+        return -1;
+    }
     return 0;
 }
 
-static PyObject *runner_set_zones(PyObject *object, PyObject *args)
+static int read_zones(PyObject *list, struct held_zones *new)
+{
+    Py_ssize_t count = PyList_Size(list);
+
+    new->zones = PyMem_Calloc((size_t)count + 1, sizeof *new->zones);
+    new->memory = PyMem_Calloc((size_t)count + 1, sizeof *new->memory);
+    if (new->zones == NULL || new->memory == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    /* What is in the list may change it: a buffer is asked of somebody's object. */
+    for (; new->count < count && new->count < PyList_Size(list); new->count++) {
+        PyObject *tuple = PyList_GetItem(list, new->count);
+        Py_INCREF(tuple);
+        int result = read_zone(tuple, &new->zones[new->count], &new->memory[new->count]);
+        Py_DECREF(tuple);
+        if (result < 0) {
+            new->count++; /* its buffer, if there is one, is released with the others */
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* The runner's zones and their memory change together: nothing here lets another thread in between. */
+static PyObject *runner_set_zones(PyObject *object, PyObject *list)
 {
     struct runner_object *self = (struct runner_object *)object;
-    PyObject *list;
+    struct held_zones new = {0}, unused = {0};
 
-    if (!PyArg_ParseTuple(args, "O!", &PyList_Type, &list))
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_TypeError, "zones come in a list");
         return NULL;
-    Py_ssize_t count = PyList_Size(list);
-    struct kvm_zone *zones = PyMem_Calloc((size_t)count + 1, sizeof *zones);
-    if (zones == NULL)
-        return PyErr_NoMemory();
-    for (Py_ssize_t n = 0; n < count; n++)
-        if (read_zone(PyList_GetItem(list, n), &zones[n]) < 0) {
-            PyMem_Free(zones);
-            return NULL;
-        }
-    struct kvm_zone *former = zones;
-    int result = kvm_runner_set_zones(&self->runner, &former, (unsigned)count);
-    PyMem_Free(former); /* what is not in use: the old ones, or the new ones if refused */
+    }
+    if (read_zones(list, &new) < 0) {
+        release_zones(&new);
+        return NULL;
+    }
+    struct kvm_zone *zones = new.zones;
+    int result = self->page == NULL
+                     ? KVM_RUNNER_CLOSED
+                     : kvm_runner_set_zones(&self->runner, &zones, (unsigned)new.count);
+    if (result == 0) {
+        unused = self->held;
+        self->held = new;
+    } else {
+        unused = new;
+    }
+    release_zones(&unused);
     return PyLong_FromLong(result);
 }
 
@@ -141,13 +257,15 @@ static const char run_doc[] =
     "    `Interrupted`, and clears `immediate_exit`.\n\n"
     "Raises:\n"
     "    KvmError: KVM_RUN failed; the guest's memory is gone (EFAULT), for instance.\n"
-    "    VcpuBusyError: another thread is inside this call.\n";
+    "    VcpuBusyError: another thread is inside this call.\n"
+    "    KvmClosedError: the vCPU is closed.\n";
 
 static PyMethodDef runner_methods[] = {
     {"run", runner_run, METH_NOARGS, run_doc},
     {"_kick", runner_kick, METH_NOARGS, "Ends the current run or the next one."},
     {"_close", runner_close, METH_NOARGS, "Forbids further runs; KVM_RUNNER_BUSY during one."},
-    {"_set_zones", runner_set_zones, METH_VARARGS, "Replaces the zones."},
+    {"_set_mask", runner_set_mask, METH_O, "Which signals wait while the guest runs, or None."},
+    {"_set_zones", runner_set_zones, METH_O, "Replaces the zones."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,9 +10,8 @@ static const struct kvm_zone *find(const struct kvm_zone *zones, unsigned count,
                                    uint64_t address, uint64_t size)
 {
     for (const struct kvm_zone *zone = zones; zone < zones + count; zone++) {
-        uint64_t offset = address - zone->first;
-        if (zone->pio == pio && address >= zone->first && offset < zone->size
-            && size <= zone->size - offset)
+        if (zone->pio == pio && size > 0 && address >= zone->first && address <= zone->last
+            && size - 1 <= zone->last - address)
             return zone;
     }
     return NULL;
@@ -75,16 +74,20 @@ int kvm_zones_retire(const struct kvm_zone *zones, unsigned count, struct kvm_ru
     return 0;
 }
 
-unsigned long long kvm_zone_log_drain(void *memory, uint32_t capacity, void *out)
+unsigned long long kvm_zone_log_length(const void *memory, uint32_t capacity)
+{
+    const struct kvm_zone_log *log = memory;
+    uint64_t length = __atomic_load_n(&log->written, __ATOMIC_ACQUIRE) - log->read;
+
+    return length <= capacity ? length : capacity;
+}
+
+void kvm_zone_log_drain(void *memory, uint32_t capacity, void *out, unsigned long long count)
 {
     struct kvm_zone_log *log = memory;
-    uint64_t written = __atomic_load_n(&log->written, __ATOMIC_ACQUIRE);
-    uint64_t read = log->read, count = written - read;
+    uint64_t read = log->read;
 
-    if (count > capacity)
-        count = capacity;
     for (uint64_t n = 0; n < count; n++)
         ((uint8_t *)out)[n] = log->bytes[(read + n) % capacity];
     __atomic_store_n(&log->read, read + count, __ATOMIC_RELEASE);
-    return count;
 }

@@ -16,8 +16,8 @@
 
 struct kvm_zone {
     uint64_t first;
-    uint64_t size; /* bytes; of `memory` too if the kind is MEMORY */
-    uint8_t *memory;
+    uint64_t last;   /* included: a zone may be everything that there is */
+    uint8_t *memory; /* MEMORY: a byte for each; LOG: header and log; VOID: none */
     uint32_t capacity; /* LOG: bytes behind the header */
     uint8_t kind;
     uint8_t pio;
@@ -37,7 +37,10 @@ struct kvm_zone_log {
 int kvm_zones_retire(const struct kvm_zone *zones, unsigned count, struct kvm_run *page,
                      uint64_t size);
 
-/* Takes what is in a log: up to `capacity` bytes into `out`; returns how many. */
-unsigned long long kvm_zone_log_drain(void *log, uint32_t capacity, void *out);
+/* How many bytes are in a log. */
+unsigned long long kvm_zone_log_length(const void *log, uint32_t capacity);
+
+/* Takes the `count` oldest bytes, which are there, into `out`. */
+void kvm_zone_log_drain(void *log, uint32_t capacity, void *out, unsigned long long count);
 
 #endif

@@ -25,6 +25,7 @@ from kvm_ioctls._vcpu.registers import Registers
 from kvm_ioctls._vcpu.rings import Rings
 from kvm_ioctls._vm.confidential import Encryption
 from kvm_ioctls.errors import KvmClosedError, KvmError, VcpuBusyError
+from kvm_ioctls.exits import Interrupted
 from kvm_ioctls.run_page import RunPage
 from kvm_ioctls.stats import Statistics
 from kvm_ioctls.sync_regs import SyncRegs
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from kvm_ioctls.rings import RingSetup
     from kvm_ioctls.zones import Zone
 
-_SIGNALS = 64  # bits of the kernel's signal set
+_CHILD = "a vCPU belongs to the process that made it, not to its children"
 
 
 def kick_signal() -> int:
@@ -46,7 +47,8 @@ def kick_signal() -> int:
 
     Chosen once per process, when the first vCPU is made or this is first called: the first
     real-time signal whose action is still the default, from SIGRTMIN up.  Its handler is in C and
-    does nothing, with SA_RESTART.  A thread that runs a vCPU unblocks it.
+    does nothing, with SA_RESTART.  A thread unblocks it when it runs a vCPU for the first time, and
+    must not block it afterwards: without it, a kick waits until the guest exits by itself.
     """
     number = _run.kick_signal()
     if number < 0:
@@ -93,7 +95,6 @@ class VcpuFd(
         self._slots = slots
         self._xsave_size = xsave_size
         self._rings = rings
-        self._zones: list[Zone] = []
         self._mapping = mmap(fd.fileno(), mmap_size)
         self.run_page = RunPage(self._mapping)
         Runner.__init__(self, fd.fileno(), self.run_page)
@@ -103,7 +104,7 @@ class VcpuFd(
     def _without_exit(self, result: int) -> Exit:
         """What `run()` makes of a KVM_RUN that failed."""
         if result == -errno.EINTR:
-            return self.run_page.interrupted()
+            return Interrupted()
         if result == _run.CLOSED:
             raise KvmClosedError(self._fd.name)
         if result == _run.BUSY:
@@ -119,12 +120,12 @@ class VcpuFd(
 
         However often a vCPU is kicked before it notices, it is interrupted once; a kick is never
         lost, nor does one interrupt twice.
+
+        Raises:
+            KvmError: EIO in a child of the process that made the vCPU; EAGAIN when this user's
+                other processes have queued all signals that RLIMIT_SIGPENDING allows.
         """
-        result = self._kick()
-        if result == _run.CLOSED:
-            raise KvmClosedError(self._fd.name)
-        if result < 0:
-            raise KvmError(-result, "tgkill")
+        self._check(self._kick(), "kick")
 
     @property
     def immediate_exit(self) -> bool:
@@ -144,14 +145,21 @@ class VcpuFd(
         Args:
             zones: where they overlap, the first one counts.
 
+        The vCPU borrows their memory.
+
         Raises:
             VcpuBusyError: the vCPU is running.
         """
-        self.fileno()  # a closed vCPU has none
-        kept = list(zones)
-        if self._set_zones([zone.record() for zone in kept]) == _run.BUSY:
+        self._check(self._set_zones([zone.record() for zone in zones]), "set_zones")
+
+    def _check(self, result: int, what: str) -> None:
+        """Raises what the runner's answer stands for."""
+        if result == _run.CLOSED:
+            raise KvmClosedError(self._fd.name)
+        if result == _run.BUSY:
             raise VcpuBusyError
-        self._zones = kept  # C uses their memory
+        if result < 0:
+            raise KvmError(-result, what, _CHILD if result == -errno.EIO else None)
 
     @property
     def sync_regs(self) -> SyncRegs:
@@ -161,15 +169,14 @@ class VcpuFd(
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
         """KVM_SET_SIGNAL_MASK: which signals wait while the guest runs; None: as in the thread.
 
-        The mask takes effect at the moment the guest is entered, so no signal falls between.  The
-        kick's signal is never blocked.
+        The mask counts from the next `run()` on.  It takes effect at the moment the guest is
+        entered, so no signal falls between.  The kick's signal is never blocked.
         """
+        self.fileno()  # a closed vCPU has none
         if blocked is None:
-            self._fd.ioctl("KVM_SET_SIGNAL_MASK")
+            self._set_mask(None)
             return
-        bits = sum(1 << (number - 1) for number in set(blocked) - {kick_signal()})
-        mask = (_SIGNALS // 8).to_bytes(4, "little") + bits.to_bytes(_SIGNALS // 8, "little")
-        self._fd.ioctl_buffer("KVM_SET_SIGNAL_MASK", bytearray(mask))
+        self._set_mask(sum(1 << (number - 1) for number in set(blocked) - {kick_signal()}))
 
     def close(self) -> None:
         """Frees the vCPU; views that were taken from its exits stay readable.
@@ -182,7 +189,6 @@ class VcpuFd(
         if not self._fd.close():
             return
         self.run_page.release()
-        self._zones = []
         # A view that somebody kept holds the mapping, which ends with the view.
         with suppress(BufferError):
             self._mapping.close()

@@ -35,24 +35,21 @@ class Zone:
         if size <= 0 or first < 0 or first + size > 2**64:
             raise ValueError(f"there are no {size} addresses at {first:#x}")
         self.address = address
-        self.size = size
         self._first = first
+        self._size = size
         self._memory: memoryview | None = None
         self._capacity = 0
 
-    def record(self) -> tuple[int, bool, int, int, int, int]:
-        """What `VcpuFd.set_zones()` hands on: kind, whether ports, first, size, room, memory."""
-        pio = isinstance(self.address, Pio)
-        return self._KIND, pio, self._first, self.size, self._capacity, self._place()
+    @property
+    def size(self) -> int:
+        """How many ports or addresses."""
+        return self._size
 
-    def _place(self) -> int:
-        """Where the memory is; whoever has the zone keeps it there."""
-        if self._memory is None:
-            return 0
-        held = ffi.from_buffer("char[]", self._memory, require_writable=True)
-        place = int(ffi.cast("uintptr_t", held))
-        ffi.release(held)
-        return place
+    def record(self) -> tuple[int, bool, int, int, int, memoryview | None]:
+        """What `VcpuFd.set_zones()` hands on: kind, whether ports, first, last, room, memory."""
+        pio = isinstance(self.address, Pio)
+        last = self._first + self._size - 1
+        return self._KIND, pio, self._first, last, self._capacity, self._memory
 
 
 class RegisterZone(Zone):
@@ -61,12 +58,17 @@ class RegisterZone(Zone):
     Args:
         address: the first port or guest physical address.
         memory: the bytes, one for each; readable and writable at any time, from any thread.
+
+    Raises:
+        BufferError: the memory cannot be written.
     """
 
     _KIND = lib.KVM_ZONE_MEMORY
 
     def __init__(self, address: Pio | Mmio, memory: WritableBuffer) -> None:
         view = memoryview(memory).cast("B")
+        if view.readonly:
+            raise BufferError("the memory of a zone's registers is writable")
         super().__init__(address, len(view))
         self._memory = view
 
@@ -96,8 +98,11 @@ class LogZone(Zone):
     def drain(self) -> bytes:
         """The bytes written since the last call, oldest first."""
         with self._lock:
-            out = bytearray(self._capacity)
-            count = lib.kvm_zone_log_drain(
-                ffi.cast("void *", self._place()), self._capacity, ffi.from_buffer("char[]", out)
-            )
-        return bytes(out[:count])
+            held = ffi.from_buffer("char[]", self._memory, require_writable=True)
+            try:
+                count = lib.kvm_zone_log_length(held, self._capacity)
+                out = ffi.new("char[]", count)
+                lib.kvm_zone_log_drain(held, self._capacity, out, count)
+            finally:
+                ffi.release(held)
+            return bytes(ffi.buffer(out, count))
