@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from array import array
 from mmap import mmap
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_log_that_is_cleared_by_hand(logged, start, needs):
     vcpu.run()
     for _ in range(2):
         assert 5 in pages(logged.get_dirty_log(0))
-    logged.clear_dirty_log(0, (1 << 5).to_bytes(8, "little"))
+    logged.clear_dirty_log(0, memoryview(array("Q", [1 << 5])))
     assert 5 not in pages(logged.get_dirty_log(0))
 
 
@@ -67,6 +68,10 @@ def test_a_bitmap_that_is_too_short_is_refused(logged):
         logged.clear_dirty_log(0, bytes(7))
     with pytest.raises(ValueError, match="64 pages need more than 4 bytes"):
         logged.clear_dirty_log(0, bytes(4), num_pages=64)
+    with pytest.raises(ValueError, match="num_pages is 0x0 to 0xffffffff, not -0x7"):
+        logged.clear_dirty_log(0, bytes(8), num_pages=-7)
+    with pytest.raises(TypeError, match="slot is an int, not 'x'"):
+        logged.get_dirty_log("x")
 
 
 @pytest.mark.parametrize("call", ["get_dirty_log", "clear_dirty_log"])

@@ -110,7 +110,7 @@ def test_a_failed_creation_leaves_nothing_open(kvm, monkeypatch):
     """Not even when the mapping fails."""
     before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
     with kvm.create_vm() as vm:
-        monkeypatch.setattr("kvm_ioctls.vcpu.mmap", lambda *_: 1 / 0)
+        monkeypatch.setattr("kvm_ioctls.vcpu.mapped", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             vm.create_vcpu(0)
     assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - names are enough

@@ -63,6 +63,7 @@ def test_a_list_without_end_is_an_error():
 def test_slots_hold_exactly_what_is_in_them(steps):
     """Model: an mmap can be closed exactly when no slot has it."""
     table, memories, model = SlotTable(), [], {}
+    machine = table.hold()
     for number, filled in steps:
         new = None
         if filled:
@@ -73,8 +74,9 @@ def test_slots_hold_exactly_what_is_in_them(steps):
         if new:
             model[number] = new
         assert table.size(number) == (4096 if new else 0)
-    table.hold()
-    table.leave()
+    vcpu = table.hold()
+    vcpu.leave()
+    vcpu.leave()
     held = {id(memory) for memory in model.values()}
     for memory in memories:
         if id(memory) in held:
@@ -82,15 +84,19 @@ def test_slots_hold_exactly_what_is_in_them(steps):
                 memory.close()
         else:
             memory.close()
-    table.leave()
+    machine.leave()
     for memory in memories:
         memory.close()
 
 
 def test_read_only_memory_cannot_be_borrowed():
-    """KVM writes to a slot's memory, so it has to be writable for us too."""
-    with pytest.raises(BufferError):
-        borrow(memoryview(bytes(4096)))
+    """KVM writes to a slot's memory: it is writable for us too, unless the slot is read-only."""
+    memory = memoryview(bytes(4096))
+    with pytest.raises(TypeError, match="memory is writable and C-contiguous, not <memory at"):
+        borrow(memory)
+    borrow(memory, writable=False).release()
+    with pytest.raises(TypeError, match="memory is a buffer, not 4096"):
+        borrow(4096)
 
 
 def test_borrowed_views_can_be_collected():
@@ -99,9 +105,10 @@ def test_borrowed_views_can_be_collected():
     The wrong behaviour was a crash: CPython 3.11 clears a memoryview that C still borrows.
     """
     table = SlotTable()
+    machine = table.hold()
     cycle = [memoryview(mmap(-1, 4096))]
     cycle.append(cycle)
     table.replace(0, borrow(cycle[0]))
-    cycle.append(table)
-    del cycle, table
+    cycle += table, machine
+    del cycle, table, machine
     gc.collect()

@@ -44,6 +44,7 @@ def test_a_slot_can_move(vm):
 def test_overlaps_are_found(steps, start, size):
     """Model: sets of pages. A slot overlaps exactly if it shares a page."""
     table, model = SlotTable(), {}
+    machine = table.hold()
     for number, first, count in steps:
         slot = borrow(bytearray(count * 4096), first * 4096) if count else None
         table.replace(number, slot)
@@ -51,7 +52,7 @@ def test_overlaps_are_found(steps, start, size):
     wanted = set(range(start, start + size))
     expected = {number for number, pages in model.items() if pages & wanted}
     assert {number for number, _ in table.overlapping(start * 4096, size * 4096)} == expected
-    table.leave()
+    machine.leave()
 
 
 PAGES = 4096

@@ -186,7 +186,7 @@ def test_memory_that_is_bound_to_a_slot(listener, silent):
     assert (slot, flags, start, size) == (3, 1 | 4, 0x1000, 0x1000)
     assert (offset, memfd) == (0x1000, number)
     private.close()
-    vm._slots.leave()
+    vm._hold.leave()
 
 
 def test_how_far_pre_faulting_got(listener, silent):

@@ -127,16 +127,16 @@ def test_a_full_log_is_an_exit(start):
 
 def test_zones_that_cannot_be():
     """Without addresses, beyond the last one, without room."""
-    with pytest.raises(ValueError, match="no 0 addresses at 0x60"):
+    with pytest.raises(ValueError, match="size is 0x1 to 0x10000, not 0x0"):
         Zone(Pio(0x60), 0)
     with pytest.raises(ValueError, match="no 2 addresses at 0xffffffffffffffff"):
         Zone(Mmio(2**64 - 1), 2)
-    with pytest.raises(ValueError, match="no 0 addresses"):
+    with pytest.raises(ValueError, match=r"size is 0x1 to .*, not 0x0"):
         RegisterZone(Mmio(0), bytearray())
     for capacity in 0, 2**32:
-        with pytest.raises(ValueError, match=f"not {capacity}"):
+        with pytest.raises(ValueError, match=f"not {capacity:#x}"):
             LogZone(Pio(0x60), 1, capacity)
-    with pytest.raises(BufferError, match="writable"):
+    with pytest.raises(TypeError, match="memory is writable, not"):
         RegisterZone(Mmio(0), memoryview(b"read-only"))
 
 

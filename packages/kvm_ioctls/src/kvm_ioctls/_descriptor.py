@@ -117,6 +117,20 @@ class Descriptor:
             self.close()
 
 
+def adopt(number: int, name: str) -> Descriptor:
+    """Takes over an open descriptor; one that is not open stays whose it is.
+
+    Raises:
+        KvmError: EBADF: it is not open.
+    """
+    unsigned("number", number, 31)
+    try:
+        os.fstat(number)
+    except OSError as error:
+        raise KvmError(error.errno or 0, "fstat", arguments=f"{number}") from None
+    return Descriptor(number, name)
+
+
 class Resource:
     """What owns a descriptor: a context manager.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
+PARTS = ("mapping", "rings", "zones")
 ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv"}
 
 
@@ -29,8 +30,8 @@ def make(machine: str) -> FFI:
     made.set_source(
         "kvm_ioctls._ffi",
         '#include "_layout.h"',
-        sources=[f"src/kvm_ioctls/{name}.c" for name in ("_rings", "_zones")],
-        depends=[f"src/kvm_ioctls/_{name}.h" for name in ("layout", "newer", "rings", "zones")],
+        sources=[f"src/kvm_ioctls/_{name}.c" for name in PARTS],
+        depends=[f"src/kvm_ioctls/_{name}.h" for name in ("layout", "newer", *PARTS)],
         include_dirs=["src/kvm_ioctls"],
         extra_compile_args=["-Wall", "-Wextra", "-Werror", "-O2", "-g0"],
     )

@@ -5,6 +5,7 @@
 #ifndef KVM_IOCTLS_LAYOUT_H
 #define KVM_IOCTLS_LAYOUT_H
 
+#include "_mapping.h"
 #include "_newer.h"
 #include "_rings.h"
 #include "_zones.h"

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from kvm_ioctls._arguments import wrong_type
 from kvm_ioctls._ffi import ffi
 
 if TYPE_CHECKING:
@@ -28,22 +29,53 @@ class Slot(NamedTuple):
     address: int
     size: int
     start: int = 0
-    memfd: int = -1
+    memfd: Copy | None = None
 
     def release(self) -> None:
         """Gives the memory back."""
         self.memory.release()
-        if self.memfd >= 0:
-            os.close(self.memfd)
+        if self.memfd is not None:
+            self.memfd.close()
 
 
-def borrow(memory: WritableBuffer, start: int = 0, memfd: int = -1) -> Slot:
-    """Holds `memory` in place; BufferError or TypeError unless writable and C-contiguous."""
-    held = memoryview(memory)
-    view = ffi.from_buffer("char[]", held, require_writable=True)
+class Copy:
+    """A descriptor of our own, which is closed with its last reference at the latest."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = os.dup(number)
+
+    def close(self) -> None:
+        """Closes it; again is harmless."""
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    __del__ = close
+
+
+def borrow(
+    memory: WritableBuffer, start: int = 0, memfd: int | None = None, *, writable: bool = True
+) -> Slot:
+    """Holds `memory` in place.
+
+    Raises:
+        TypeError: it is no C-contiguous buffer, or not writable and has to be.
+        ValueError: it is empty.
+    """
+    try:
+        held = memoryview(memory)
+    except TypeError:
+        raise wrong_type("memory", "a buffer", memory) from None
+    if not held.c_contiguous or (writable and held.readonly):
+        raise wrong_type("memory", "writable and C-contiguous", memory)
+    if not held.nbytes:
+        raise ValueError("memory is not empty: None deletes a slot")
+    view = ffi.from_buffer("char[]", held)
     address, size = int(ffi.cast("uintptr_t", view)), ffi.sizeof(view)
     ffi.release(view)
-    return Slot(held, address, size, start, os.dup(memfd) if memfd >= 0 else -1)
+    return Slot(held, address, size, start, Copy(memfd) if memfd is not None else None)
 
 
 class SlotTable:
@@ -54,18 +86,19 @@ class SlotTable:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # garbage may be collected, and leave, while it is held
         self._slots: dict[int, Slot] = {}
-        self._holders = 1
+        self._holders = 0
         self.blobs: list[CData] = []  # what else the machine reads, as long as it lives
 
-    def hold(self) -> None:
+    def hold(self) -> Hold:
         """One more owner."""
         with self.lock:
             self._holders += 1
+        return Hold(self)
 
     def leave(self) -> None:
-        """One owner less."""
+        """One owner less; it is the owner's `Hold` that calls this, once."""
         with self.lock:
             self._holders -= 1
             if self._holders == 0:
@@ -78,7 +111,9 @@ class SlotTable:
         The caller holds `lock`.
         """
         former = self._slots.pop(number, None)
-        if slot is not None:
+        if slot is not None and self._holders == 0:
+            slot.release()  # a signal's handler closed the machine meanwhile
+        elif slot is not None:
             self._slots[number] = slot
         if former is not None:
             former.release()
@@ -93,3 +128,20 @@ class SlotTable:
         for number, slot in self._slots.items():
             if slot.start < start + size and start < slot.start + slot.size:
                 yield number, slot
+
+
+class Hold:
+    """That an owner of a machine, or of one of its vCPUs, is there: until `leave()` or its end."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, table: SlotTable) -> None:
+        self._table: SlotTable | None = table
+
+    def leave(self) -> None:
+        """One owner less; again is harmless."""
+        table, self._table = self._table, None
+        if table is not None:
+            table.leave()
+
+    __del__ = leave

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls._arguments import octets, within
-from kvm_ioctls._descriptor import Descriptor, Resource, record
+from kvm_ioctls._descriptor import Descriptor, Resource, adopt, record
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls.errors import KvmError
 
@@ -79,7 +79,7 @@ class DeviceFd(DeviceAttributes):
     @classmethod
     def from_fd(cls, number: int) -> Self:
         """Takes over an open descriptor of a device."""
-        return cls(Descriptor(number, "DeviceFd"))
+        return cls(adopt(number, "DeviceFd"))
 
 
 class Devices(DeviceAttributes):

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import _lists
-from kvm_ioctls._descriptor import Descriptor
+from kvm_ioctls._descriptor import Descriptor, adopt
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls._msrs import ReadableMsrs
 from kvm_ioctls.caps import Cap
@@ -43,7 +43,10 @@ class Kvm(ReadableMsrs, DeviceAttributes):
     def from_fd(cls, number: int) -> Self:
         """Takes over an open descriptor of /dev/kvm, from a parent or a socket for instance."""
         made = cls.__new__(cls)
-        made._fd = Descriptor(number, "Kvm")  # noqa: SLF001 - our own
+        try:
+            made._fd = adopt(number, "Kvm")  # noqa: SLF001 - our own
+        except KvmError as error:
+            raise KvmUnavailable(error.errno or 0, f"file descriptor {number}") from None
         made._check_version(f"file descriptor {number}")  # noqa: SLF001 - our own
         return made
 
@@ -137,11 +140,24 @@ class Kvm(ReadableMsrs, DeviceAttributes):
             vm_type: x86: KVM_CAP_VM_TYPES has the possible ones in its bits; arm64: how many bits a
                 guest physical address has, 0 for 40.
         """
-        return self.vm_from_fd(self._fd.ioctl("KVM_CREATE_VM", vm_type, "vm_type", 64))
+        return self._vm(Descriptor(self._fd.ioctl("KVM_CREATE_VM", vm_type, "vm_type", 64), "VmFd"))
 
     def vm_from_fd(self, number: int) -> VmFd:
-        """Takes over an open descriptor of a machine; its memory slots are not known here."""
-        fd = Descriptor(number, "VmFd")
+        """Takes over an open descriptor of a machine; its memory slots are not known here.
+
+        Raises:
+            KvmError: EBADF: it is not open; ENOTTY: it is no machine's, and closed now.
+        """
+        fd = adopt(number, "VmFd")
+        try:
+            fd.ioctl("KVM_CHECK_EXTENSION", Cap.USER_MEMORY)
+        except KvmError as error:
+            fd.close()
+            hint = f"file descriptor {number} is no virtual machine"
+            raise KvmError(error.errno or 0, error.ioctl, hint) from None
+        return self._vm(fd)
+
+    def _vm(self, fd: Descriptor) -> VmFd:
         try:
             return VmFd(fd, self.get_vcpu_mmap_size())
         except BaseException:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from mmap import mmap
 from typing import TYPE_CHECKING
 
 from kvm_ioctls import _run
+from kvm_ioctls._arguments import elements, within, wrong_type
 from kvm_ioctls._capabilities import Capabilities
 from kvm_ioctls._ffi import lib
+from kvm_ioctls._mapping import mapped
 from kvm_ioctls._msrs import Msrs
 from kvm_ioctls._run import Runner
 from kvm_ioctls._vcpu.arm64 import Arm64Vcpu
@@ -29,6 +30,7 @@ from kvm_ioctls.exits import Interrupted
 from kvm_ioctls.run_page import RunPage
 from kvm_ioctls.stats import Statistics
 from kvm_ioctls.sync_regs import SyncRegs
+from kvm_ioctls.zones import Zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
     from kvm_ioctls._slots import SlotTable
     from kvm_ioctls.exits import Exit
     from kvm_ioctls.rings import RingSetup
-    from kvm_ioctls.zones import Zone
 
+_SIGNALS = 64  # bits of the kernel's signal set
 _CHILD = "a vCPU belongs to the process that made it, not to its children"
 
 
@@ -92,14 +94,13 @@ class VcpuFd(
         rings: RingSetup,
     ) -> None:
         self._fd = fd
-        self._slots = slots
         self._xsave_size = xsave_size
         self._rings = rings
-        self._mapping = mmap(fd.fileno(), mmap_size)
+        self._mapping = mapped(fd.fileno(), mmap_size)
         self.run_page = RunPage(self._mapping)
         Runner.__init__(self, fd.fileno(), self.run_page)
         kick_signal()
-        slots.hold()
+        self._hold = slots.hold()
 
     def _without_exit(self, result: int) -> Exit:
         """What `run()` makes of a KVM_RUN that failed."""
@@ -133,10 +134,12 @@ class VcpuFd(
 
         Input and output that is under way is completed.
         """
+        self.fileno()  # a closed vCPU has no page
         return self.run_page.immediate_exit
 
     @immediate_exit.setter
     def immediate_exit(self, value: bool) -> None:
+        self.fileno()
         self.run_page.immediate_exit = value
 
     def set_zones(self, zones: Iterable[Zone]) -> None:
@@ -150,7 +153,11 @@ class VcpuFd(
         Raises:
             VcpuBusyError: the vCPU is running.
         """
-        self._check(self._set_zones([zone.record() for zone in zones]), "set_zones")
+        given = elements("zones", zones)
+        for zone in given:
+            if not isinstance(zone, Zone):
+                raise wrong_type("a zone", "a Zone", zone)
+        self._check(self._set_zones([zone.record() for zone in given]), "set_zones")
 
     def _check(self, result: int, what: str) -> None:
         """Raises what the runner's answer stands for."""
@@ -164,6 +171,7 @@ class VcpuFd(
     @property
     def sync_regs(self) -> SyncRegs:
         """Registers in the run page; see `SyncRegs`."""
+        self.fileno()
         return SyncRegs(self.run_page.raw)
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
@@ -176,10 +184,11 @@ class VcpuFd(
         if blocked is None:
             self._set_mask(None)
             return
-        self._set_mask(sum(1 << (number - 1) for number in set(blocked) - {kick_signal()}))
+        numbers = {within("a signal", one, 1, _SIGNALS) for one in elements("blocked", blocked)}
+        self._set_mask(sum(1 << (number - 1) for number in numbers - {kick_signal()}))
 
     def close(self) -> None:
-        """Frees the vCPU; views that were taken from its exits stay readable.
+        """Frees the vCPU; the views of its last exit are released, as the next `run()` does.
 
         Raises:
             VcpuBusyError: a thread is inside `run()`; kick it first.
@@ -192,4 +201,4 @@ class VcpuFd(
         # A view that somebody kept holds the mapping, which ends with the view.
         with suppress(BufferError):
             self._mapping.close()
-        self._slots.leave()
+        self._hold.leave()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvm_ioctls._descriptor import Descriptor
+from kvm_ioctls._descriptor import Descriptor, adopt
 from kvm_ioctls._slots import SlotTable
 from kvm_ioctls._vm.arm64 import Arm64Vm
 from kvm_ioctls._vm.clock import Clock
@@ -45,6 +45,7 @@ class VmFd(
         self._fd = fd
         self._vcpu_mmap_size = vcpu_mmap_size
         self._slots = SlotTable()
+        self._hold = self._slots.hold()
         self._rings = RingSetup()
 
     @property
@@ -58,11 +59,14 @@ class VmFd(
 
     def create_vcpu(self, vcpu_id: int) -> VcpuFd:
         """KVM_CREATE_VCPU; on x86 `vcpu_id` becomes its APIC id."""
-        return self.vcpu_from_fd(self._fd.ioctl("KVM_CREATE_VCPU", vcpu_id, "vcpu_id"), vcpu_id)
+        number = self._fd.ioctl("KVM_CREATE_VCPU", vcpu_id, "vcpu_id")
+        return self._vcpu(Descriptor(number, f"VcpuFd {vcpu_id}"))
 
     def vcpu_from_fd(self, number: int, vcpu_id: int) -> VcpuFd:
         """Takes over an open descriptor of one of this machine's vCPUs."""
-        fd = Descriptor(number, f"VcpuFd {vcpu_id}")
+        return self._vcpu(adopt(number, f"VcpuFd {vcpu_id}"))
+
+    def _vcpu(self, fd: Descriptor) -> VcpuFd:
         try:
             xsave_size = self.check_extension(Cap.XSAVE2)
             return VcpuFd(fd, self._vcpu_mmap_size, self._slots, xsave_size, self._rings)
@@ -73,4 +77,4 @@ class VmFd(
     def close(self) -> None:
         """Closes the machine; the kernel keeps it, and its memory, until its vCPUs are closed."""
         if self._fd.close():
-            self._slots.leave()
+            self._hold.leave()

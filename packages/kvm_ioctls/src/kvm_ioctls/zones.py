@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from kvm_ioctls._arguments import within, wrong_type
 from kvm_ioctls._ffi import ffi, lib
-from kvm_ioctls.addresses import Mmio, Pio
+from kvm_ioctls.addresses import place_of
 
 if TYPE_CHECKING:
+    from kvm_ioctls.addresses import Mmio, Pio
     from kvm_ioctls.run_page import WritableBuffer
 
 
@@ -31,12 +33,12 @@ class Zone:
     _KIND = lib.KVM_ZONE_VOID
 
     def __init__(self, address: Pio | Mmio, size: int) -> None:
-        first = address.port if isinstance(address, Pio) else address.address
-        if size <= 0 or first < 0 or first + size > 2**64:
-            raise ValueError(f"there are no {size} addresses at {first:#x}")
+        self._pio, self._first = place_of(address)
+        end = 2**16 if self._pio else 2**64
+        self._size = within("size", size, 1, end)
+        if self._first + self._size > end:
+            raise ValueError(f"there are no {size} addresses at {self._first:#x}")
         self.address = address
-        self._first = first
-        self._size = size
         self._memory: memoryview | None = None
         self._capacity = 0
 
@@ -47,9 +49,8 @@ class Zone:
 
     def record(self) -> tuple[int, bool, int, int, int, memoryview | None]:
         """What `VcpuFd.set_zones()` hands on: kind, whether ports, first, last, room, memory."""
-        pio = isinstance(self.address, Pio)
         last = self._first + self._size - 1
-        return self._KIND, pio, self._first, last, self._capacity, self._memory
+        return self._KIND, self._pio, self._first, last, self._capacity, self._memory
 
 
 class RegisterZone(Zone):
@@ -60,7 +61,7 @@ class RegisterZone(Zone):
         memory: the bytes, one for each; readable and writable at any time, from any thread.
 
     Raises:
-        BufferError: the memory cannot be written.
+        TypeError: the memory cannot be written.
     """
 
     _KIND = lib.KVM_ZONE_MEMORY
@@ -68,7 +69,7 @@ class RegisterZone(Zone):
     def __init__(self, address: Pio | Mmio, memory: WritableBuffer) -> None:
         view = memoryview(memory).cast("B")
         if view.readonly:
-            raise BufferError("the memory of a zone's registers is writable")
+            raise wrong_type("memory", "writable", memory)
         super().__init__(address, len(view))
         self._memory = view
 
@@ -87,8 +88,7 @@ class LogZone(Zone):
     _KIND = lib.KVM_ZONE_LOG
 
     def __init__(self, address: Pio | Mmio, size: int, capacity: int = 65536) -> None:
-        if not 0 < capacity < 2**32:
-            raise ValueError(f"a log has room for 1 to {2**32 - 1} bytes, not {capacity}")
+        within("capacity", capacity, 1, 2**32 - 1)
         super().__init__(address, size)
         header = ffi.sizeof("struct kvm_zone_log")
         self._memory = memoryview(bytearray(header + capacity))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from mmap import PAGESIZE, mmap
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING
 
 from kvm_ioctls._descriptor import Resource
 from kvm_ioctls._ffi import lib
+from kvm_ioctls._mapping import mapped
 from kvm_ioctls.rings import CoalescedRing, DirtyRing
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from kvm_ioctls.rings import RingSetup
 
 
@@ -25,10 +28,11 @@ class Rings(Resource):
         Raises:
             ValueError: the machine has no dirty rings.
         """
+        number = self.fileno()  # closed vCPUs have no mapping
         if not self._rings.dirty_size:
             raise ValueError("the machine has no dirty rings: enable_dirty_ring() comes first")
         offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * PAGESIZE
-        return DirtyRing(mmap(self.fileno(), self._rings.dirty_size, offset=offset))
+        return DirtyRing(mapped(number, self._rings.dirty_size, offset))
 
     def coalesced_ring(self) -> CoalescedRing:
         """What guests wrote to coalesced zones: one ring for the whole machine.

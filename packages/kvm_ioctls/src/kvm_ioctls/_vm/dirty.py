@@ -9,6 +9,7 @@ import errno
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING
 
+from kvm_ioctls._arguments import octets, unsigned
 from kvm_ioctls._capabilities import Capabilities
 from kvm_ioctls._descriptor import record
 from kvm_ioctls._ffi import ffi, lib
@@ -17,6 +18,7 @@ from kvm_ioctls.errors import KvmError
 
 if TYPE_CHECKING:
     from kvm_ioctls._slots import SlotTable
+    from kvm_ioctls._struct import Buffer
     from kvm_ioctls.rings import RingSetup
 
 _WORD = 64  # pages per word of a log, and the granule of clearing
@@ -33,6 +35,7 @@ class DirtyPages(Capabilities):
 
         The result is sized by the slot: 64-bit words, little-endian.
         """
+        unsigned("slot", slot, 32)
         with self._slots.lock:
             bitmap = bytearray(self._log_size("KVM_GET_DIRTY_LOG", slot))
             held = ffi.from_buffer("char[]", bitmap)
@@ -41,7 +44,7 @@ class DirtyPages(Capabilities):
         return bitmap
 
     def clear_dirty_log(
-        self, slot: int, bitmap: bytes | bytearray, first_page: int = 0, num_pages: int = -1
+        self, slot: int, bitmap: Buffer, first_page: int = 0, num_pages: int | None = None
     ) -> None:
         """KVM_CLEAR_DIRTY_LOG: lets the pages whose bit is set be logged anew.
 
@@ -49,7 +52,7 @@ class DirtyPages(Capabilities):
 
         Args:
             slot: the slot's number.
-            bitmap: one bit per page from `first_page` on.
+            bitmap: one bit per page from `first_page` on, in any buffer.
             first_page: a multiple of 64.
             num_pages: a multiple of 64, unless they reach the slot's end; by default all that
                 follow `first_page`.
@@ -58,13 +61,16 @@ class DirtyPages(Capabilities):
             ValueError: the bitmap has fewer bits than pages.
             KvmError: EINVAL for pages beyond the slot's end or not aligned.
         """
+        unsigned("slot", slot, 32)
+        bits, first = octets("bitmap", bitmap), unsigned("first_page", first_page, 64)
         with self._slots.lock:
             self._log_size("KVM_CLEAR_DIRTY_LOG", slot)
-            if num_pages < 0:
-                num_pages = max(0, self._slots.size(slot) // PAGESIZE - first_page)
-            if len(bitmap) < (num_pages + _WORD - 1) // _WORD * 8:  # KVM reads whole words
-                raise ValueError(f"{num_pages} pages need more than {len(bitmap)} bytes of bits")
-            held = ffi.from_buffer("char[]", bitmap)
+            if num_pages is None:
+                num_pages = max(0, self._slots.size(slot) // PAGESIZE - first)
+            pages = unsigned("num_pages", num_pages, 32)
+            if len(bits) < (pages + _WORD - 1) // _WORD * 8:  # KVM reads whole words
+                raise ValueError(f"{pages} pages need more than {len(bits)} bytes of bits")
+            held = ffi.from_buffer("char[]", bits)
             what = {"slot": slot, "first_page": first_page, "num_pages": num_pages}
             log = record("struct kvm_clear_dirty_log", what | {"dirty_bitmap": held})
             self._fd.ioctl_record("KVM_CLEAR_DIRTY_LOG", log)
@@ -96,7 +102,12 @@ class DirtyPages(Capabilities):
         """
         acq_rel = self._fd.ioctl("KVM_CHECK_EXTENSION", Cap.DIRTY_LOG_RING_ACQ_REL)
         self.enable_cap(Cap.DIRTY_LOG_RING_ACQ_REL if acq_rel else Cap.DIRTY_LOG_RING, size)
-        self._rings.dirty_size = size
+
+    def enable_cap(self, cap: Cap | int, *args: int, flags: int = 0) -> None:
+        """KVM_ENABLE_CAP with up to four arguments; no capability has `flags` yet."""
+        super().enable_cap(cap, *args, flags=flags)
+        if cap in (Cap.DIRTY_LOG_RING, Cap.DIRTY_LOG_RING_ACQ_REL) and args:
+            self._rings.dirty_size = args[0]
 
     def reset_dirty_rings(self) -> int:
         """KVM_RESET_DIRTY_RINGS: takes back what was harvested; returns how many pages."""

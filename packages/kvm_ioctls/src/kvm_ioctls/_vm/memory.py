@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from kvm_ioctls._arguments import of_kind, unsigned
 from kvm_ioctls._descriptor import Descriptor, Resource, record, scalar
 from kvm_ioctls._ffi import lib
 from kvm_ioctls._slots import Slot, borrow
@@ -31,14 +32,16 @@ class Memory(Resource):
             slot: its number, below KVM_CAP_NR_MEMSLOTS.
             guest_phys_addr: where the guest sees it; a multiple of the page size.
             memory: the memory, its length a multiple of the page size and its place page-aligned
-                (an `mmap` or a slice of one); borrowed while the slot lives.  None deletes it.
+                (an `mmap` or a slice of one); borrowed while the slot lives.  Writable, unless
+                `flags` has READONLY.  None deletes the slot.
             flags: `MemoryFlag`.
 
         Raises:
             KvmError: EEXIST when it overlaps another slot, EINVAL for addresses and sizes that are
                 not aligned, for a change that KVM cannot make, or for deleting no slot.
         """
-        new = borrow(memory, guest_phys_addr) if memory is not None else None
+        writable = not unsigned("flags", flags, 32) & lib.KVM_MEM_READONLY
+        new = borrow(memory, guest_phys_addr, writable=writable) if memory is not None else None
         region = record(
             "struct kvm_userspace_memory_region",
             {
@@ -70,7 +73,9 @@ class Memory(Resource):
             guest_memfd_offset: where in it the slot begins, in bytes.
             flags: as for `set_user_memory_region()`; KVM_MEM_GUEST_MEMFD is added.
         """
-        new = borrow(memory, guest_phys_addr, guest_memfd.fileno())
+        private = of_kind("guest_memfd", guest_memfd, GuestMemfd).fileno()
+        writable = not unsigned("flags", flags, 32) & lib.KVM_MEM_READONLY
+        new = borrow(memory, guest_phys_addr, private, writable=writable)
         region = record(
             "struct kvm_userspace_memory_region2",
             {
@@ -79,7 +84,7 @@ class Memory(Resource):
                 "guest_phys_addr": guest_phys_addr,
                 "memory_size": new.size,
                 "userspace_addr": new.address,
-                "guest_memfd": guest_memfd.fileno(),
+                "guest_memfd": private,
                 "guest_memfd_offset": guest_memfd_offset,
             },
         )
