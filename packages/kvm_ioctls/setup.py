@@ -6,8 +6,8 @@ from setuptools import Extension, setup
 
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 limited = {} if free_threaded else {"define_macros": [("Py_LIMITED_API", "0x030b0000")]}
-sources = ("coalesced", "exits", "run", "runner", "zones")
-headers = ("coalesced", "exits", "newer", "runner", "zones")
+sources = ("coalesced", "exits", "handle", "run", "runner", "zones")
+headers = ("coalesced", "exits", "handle", "newer", "runner", "zones")
 
 setup(
     cffi_modules=["src/kvm_ioctls/_ffi_build.py:ffibuilder"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from array import array
 from mmap import mmap
 
@@ -107,6 +108,57 @@ def test_a_dirty_ring(logged, start, needs):
         ring.harvest()
     with pytest.raises(KvmError, match="go to the vCPUs' rings"):
         logged.get_dirty_log(0)
+
+
+def test_a_ring_is_mapped_again(logged, start, needs):
+    """It goes on where it was, and one at a time is mapped.
+
+    The wrong behaviour: a second one began at the first entry, and found nothing there for ever.
+    """
+    needs(Cap.DIRTY_LOG_RING)
+    logged.enable_dirty_ring(65536)
+    vcpu = start("c60701f4" * 3, rbx=0x5000)
+    for _ in range(3):
+        with vcpu.map_dirty_ring() as ring:
+            with pytest.raises(ValueError, match="close that first"):
+                vcpu.map_dirty_ring()
+            assert isinstance(vcpu.run(), Hlt)
+            assert DirtyPage(0, 5) in ring.harvest()
+            logged.reset_dirty_rings()
+
+
+def test_a_machine_with_two_objects_has_one_set_of_slots(kvm):
+    """What one changes, the other knows: how long a dirty log is, and whose memory is in use.
+
+    The wrong behaviour: the kernel wrote the log of a slot that another object had made larger.
+    """
+    small, large = mmap(-1, 0x1000), mmap(-1, 0x100000)
+    with kvm.create_vm() as first:
+        other = kvm.vm_from_fd(os.dup(first.fileno()))
+        first.set_user_memory_region(0, 0, small, MemoryFlag.LOG_DIRTY_PAGES)
+        other.set_user_memory_region(0, 0, None)
+        small.close()
+        other.set_user_memory_region(0, 0, large, MemoryFlag.LOG_DIRTY_PAGES)
+        assert len(first.get_dirty_log(0)) == 32
+        other.close()
+        with pytest.raises(BufferError):
+            large.close()
+    large.close()
+
+
+def test_a_machine_that_may_be_one_of_ours(kvm, monkeypatch):
+    """Where the kernel does not compare descriptors, it is refused."""
+
+    def forbidden(*_: int) -> bool:
+        raise PermissionError(errno.EPERM, "forbidden")
+
+    with kvm.create_vm() as vm:
+        monkeypatch.setattr("kvm_ioctls._run.same_file", forbidden)
+        number = os.dup(vm.fileno())
+        with pytest.raises(KvmError, match=r"kcmp failed.*EPERM.*has an object already"):
+            kvm.vm_from_fd(number)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(number)
 
 
 def test_no_ring_without_asking(start):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import signal
 from mmap import mmap
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvm_ioctls import Cap, GuestMemfdFlag, Hlt, KvmError, MemoryFlag
+from kvm_ioctls import Cap, GuestMemfdFlag, Hlt, KvmClosedError, KvmError, MemoryFlag
 from kvm_ioctls._slots import SlotTable, borrow
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(30)]
@@ -23,6 +24,42 @@ def test_an_overlap_names_the_slot_in_the_way(vm):
     with pytest.raises(KvmError, match="overlaps slot 0 at 0x0 to 0xffff") as caught:
         vm.set_user_memory_region(1, 0xE000, memory)
     assert caught.value.errno == errno.EEXIST
+    memory.close()
+
+
+def test_a_slot_is_not_in_its_own_way(vm):
+    """One that moves onto another names that one, although it overlaps its own old place too."""
+    memory = mmap(-1, 0x4000)
+    vm.set_user_memory_region(1, 0x10000, memory)
+    with pytest.raises(KvmError, match="overlaps slot 0 at 0x0 to 0xffff"):
+        vm.set_user_memory_region(1, 0xE000, memory)
+    vm.set_user_memory_region(1, 0, None)
+    memory.close()
+
+
+def test_a_handler_that_closes_the_machine(kvm):
+    """At any moment of a change of its slots; the thread that makes it is told.
+
+    The wrong behaviour: it waited for a lock that it held itself.
+    """
+    memory = mmap(-1, 0x1000)
+    former = signal.getsignal(signal.SIGALRM)
+
+    def change(vm) -> None:
+        while True:
+            vm.set_user_memory_region(1, 0x100000, memory)
+            vm.set_user_memory_region(1, 0x100000, None)
+
+    try:
+        for number in range(30):
+            vm = kvm.create_vm()
+            signal.signal(signal.SIGALRM, lambda *_, vm=vm: vm.close())
+            signal.setitimer(signal.ITIMER_REAL, 1e-3 + number * 50e-6)
+            with pytest.raises(KvmClosedError):
+                change(vm)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
     memory.close()
 
 

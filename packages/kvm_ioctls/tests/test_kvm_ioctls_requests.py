@@ -8,6 +8,7 @@ import platform
 import re
 import struct
 from array import array
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 import kvm_ioctls
 from kvm_ioctls import (
     ArmGuestDebug,
+    KvmClosedError,
     KvmError,
     NestedState,
     NotInHeaderError,
@@ -42,7 +44,7 @@ class Listener:
         self.asked = []
         self.answers = {}
 
-    def ioctl(self, _fd: int, request: int, argument) -> int:
+    def ioctl(self, _handle, request: int, argument, *_then) -> int:
         if isinstance(argument, int):
             self.asked.append((request, argument))
             return 0
@@ -131,13 +133,19 @@ def test_what_a_vcpu_is_asked(listener, silent):
 
 def test_a_buffer_that_is_shorter_than_the_request_s():
     """The kernel would read or write past it: the number says how long it has to be."""
-    with pytest.raises(ValueError, match="this request takes 144 bytes, not 143"):
-        _run.ioctl(-1, lib.KVM_GET_REGS, bytearray(143))
-    assert _run.ioctl(-1, lib.KVM_GET_REGS, bytearray(144)) == -errno.EBADF
-    assert _run.ioctl(-1, lib.KVM_GET_API_VERSION, 0) == -errno.EBADF
-    for arguments in (1, 2), (1, 2, "three"), ("one", 2, 3), (1, -2, 3):
-        with pytest.raises((TypeError, OverflowError)):
-            _run.ioctl(*arguments)
+    buffer = bytearray(143)
+    with closing(Descriptor(os.open("/dev/null", os.O_RDWR), "Null")) as null:
+        with pytest.raises(ValueError, match="this request takes 144 bytes, not 143"):
+            _run.ioctl(null, lib.KVM_GET_REGS, buffer)
+        buffer.append(0)  # given back
+        assert _run.ioctl(null, lib.KVM_GET_REGS, buffer) == -errno.ENOTTY
+        buffer.append(0)
+        assert _run.ioctl(null, lib.KVM_GET_API_VERSION, 0) == -errno.ENOTTY
+        for arguments in (1, 2, 3), (null, 2), (null, 2, "three"), (null, "two", 3), (null, -2, 3):
+            with pytest.raises((TypeError, OverflowError)):
+                _run.ioctl(*arguments)
+    with pytest.raises(KvmClosedError, match="Null"):
+        _run.ioctl(null, lib.KVM_GET_API_VERSION, 0)
 
 
 def test_ending_hyper_v_s_signals(listener, silent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 from mmap import mmap
 
@@ -103,6 +104,63 @@ def test_a_drain_that_fails_loses_nothing():
     ring = CoalescedRing(memoryview(page), threading.Lock())
     assert ring.drain() == [CoalescedWrite(Pio(0x80), b"a")]
     assert ring.drain() == []
+
+
+@pytest.mark.parametrize("size", [8, 24])
+def test_what_is_no_dirty_ring(size):
+    """Entries are whole, and there is one at least; there was a division by zero."""
+    with pytest.raises(ValueError, match=f"not {size} bytes"):
+        DirtyRing(mmap(-1, size))
+
+
+def test_a_coalesced_ring_that_is_too_short():
+    """Is refused when it is drained; C divided by the number of its entries."""
+    with pytest.raises(ValueError, match="at least 32 bytes, not 4"):
+        CoalescedRing(memoryview(bytearray(4)), threading.Lock()).drain()
+
+
+def together(function) -> list[object]:
+    """What two threads get that call `function` at once."""
+    barrier, got = threading.Barrier(2), []
+
+    def call() -> None:
+        barrier.wait()
+        got.append(function())
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+def test_threads_that_harvest_share_the_pages():
+    """Each goes to one of them, in order."""
+    entries = 65536
+    for _ in range(5):
+        memory = mmap(-1, entries * 16)
+        memory[:] = b"".join(struct.pack("=IIQ", DIRTY, 0, n) for n in range(entries))
+        ring = DirtyRing(memory)
+        assert sorted(map(len, together(ring.harvest))) == [0, entries]
+        ring.close()
+
+
+def test_threads_that_drain_share_the_writes():
+    """Each goes to one of them."""
+    room = (4096 - 8) // 24
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            page = bytearray(4096)
+            for n in range(room - 1):
+                page[8 + n * 24 : 32 + n * 24] = struct.pack("=QII8s", n, 1, 0, b"a")
+            page[4:8] = (room - 1).to_bytes(4, "little")
+            ring = CoalescedRing(memoryview(page), threading.Lock())
+            assert sorted(map(len, together(ring.drain))) == [0, room - 1]
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_what_is_no_ring():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from kvm_ioctls import _run
 from kvm_ioctls._arguments import fits, limits, of_kind, shortened, unsigned, within
 from kvm_ioctls._ffi import ffi, lib
+from kvm_ioctls._run import Handle
 from kvm_ioctls.errors import KvmClosedError, KvmError, NotInHeaderError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kvm_ioctls._ffi import CData, CField
-    from kvm_ioctls._run import Buffer
+    from kvm_ioctls._run import Buffer, Entry
     from kvm_ioctls._struct import KvmStruct
 
 Structure = TypeVar("Structure", bound="KvmStruct")
@@ -26,7 +27,7 @@ _CODES: dict[str, int] = {}  # quicker than asking the compiled module each time
 _INTERRUPTED = -errno.EINTR
 
 
-class Descriptor:
+class Descriptor(Handle):
     """Owns the file descriptor `number` and closes it exactly once.
 
     Args:
@@ -34,11 +35,11 @@ class Descriptor:
         name: what messages call its owner.
     """
 
-    __slots__ = ("name", "number")
+    __slots__ = ("name",)
 
     def __init__(self, number: int, name: str) -> None:
-        self.number = number
         self.name = name
+        super().__init__(number)
 
     def ioctl(self, request: str, value: int = 0, name: str = "argument", bits: int = 32) -> int:
         """Issues the ioctl named `request` with a number; raises `KvmError`.
@@ -90,11 +91,41 @@ class Descriptor:
         if result < 0:
             raise KvmError(-result, request, arguments=shortened(repr(structure)))
 
-    def _call(self, request: str, argument: int | Buffer) -> int:
+    def make(self, request: str, name: str, argument: int | CData = 0) -> Descriptor:
+        """The same with one that makes a descriptor, which has an owner from the first moment.
+
+        Args:
+            request: its name.
+            name: what messages call the new descriptor's owner.
+            argument: a number that has been looked at, or a C structure.
+        """
+        made = Descriptor(-1, name)
+        if isinstance(argument, int):
+            result = self._call(request, argument, made)
+            arguments = f"{argument:#x}" if argument else ""
+        else:
+            result = self._call(request, ffi.buffer(argument), made)
+            arguments = _members(argument)
+        if result < 0:
+            raise KvmError(-result, request, arguments=arguments)
+        return made
+
+    def ioctl_entry(self, request: str, record: CData, entry: Entry) -> None:
+        """`ioctl_record()`, and what it changes is entered in the same step.
+
+        Args:
+            request: its name.
+            record: the C structure.
+            entry: a dictionary, a key, and its new value; None for none.
+        """
+        result = self._call(request, ffi.buffer(record), entry)
+        if result < 0:
+            raise KvmError(-result, request, arguments=_members(record))
+
+    def _call(self, request: str, argument: int | Buffer, *then: Handle | Entry) -> int:
         code = _CODES.get(request) or number(request)
-        fd = self.number if self.number >= 0 else self.fileno()
-        while (result := _run.ioctl(fd, code, argument)) == _INTERRUPTED:
-            fd = self.fileno()
+        while (result := _run.ioctl(self, code, argument, *then)) == _INTERRUPTED:
+            pass
         return result
 
     def fileno(self) -> int:
@@ -104,12 +135,11 @@ class Descriptor:
         return self.number
 
     def close(self) -> bool:
-        """Closes it; False when it was closed before."""
-        number, self.number = self.number, -1
-        if number < 0:
-            return False
-        os.close(number)
-        return True
+        """Closes it; False when it was closed before.
+
+        A thread that is in the kernel with it finishes there; the number is free after that.
+        """
+        return self._close()
 
     def __del__(self) -> None:
         if self.number >= 0:

@@ -1,5 +1,5 @@
 /*
- * The module kvm_ioctls._run: system calls, and running a vCPU from Python.
+ * The module kvm_ioctls._run: running a vCPU from Python, and system calls (_handle.c).
  *
  * `Runner` is the base of VcpuFd.  KVM_RUN, and what registered zones retire, happens with the GIL
  * released; the runner keeps the page and the zones' memory alive, and neither changes while a thread
@@ -7,10 +7,10 @@
  */
 #include "_coalesced.h"
 #include "_exits.h"
+#include "_handle.h"
 #include "_runner.h"
 
 #include <errno.h>
-#include <sys/ioctl.h>
 
 /* The zones of a runner, and the buffers that are their memory. */
 struct held_zones {
@@ -280,63 +280,6 @@ static PyType_Slot runner_slots[] = {
 static PyType_Spec runner_spec = {"kvm_ioctls._run.Runner", sizeof(struct runner_object), 0,
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, runner_slots};
 
-static PyObject *finish(long result, int code)
-{
-    return PyLong_FromLong(result < 0 ? -(long)code : result);
-}
-
-static PyObject *ioctl_value(int fd, unsigned long request, unsigned long value)
-{
-    long result;
-    int code;
-
-    Py_BEGIN_ALLOW_THREADS
-    result = ioctl(fd, request, value);
-    code = errno;
-    Py_END_ALLOW_THREADS
-    return finish(result, code);
-}
-
-static PyObject *ioctl_buffer(int fd, unsigned long request, PyObject *argument)
-{
-    Py_buffer buffer;
-    long result;
-    int code;
-
-    if (PyObject_GetBuffer(argument, &buffer, PyBUF_SIMPLE) < 0)
-        return NULL;
-    /* The number says how much the kernel reads or writes, at least. */
-    if ((size_t)buffer.len < _IOC_SIZE(request)) {
-        PyErr_Format(PyExc_ValueError, "this request takes %d bytes, not %zd",
-                     (int)_IOC_SIZE(request), buffer.len);
-        PyBuffer_Release(&buffer);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    result = ioctl(fd, request, buffer.buf);
-    code = errno;
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&buffer);
-    return finish(result, code);
-}
-
-static PyObject *system_call(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    (void)module;
-    if (count != 3) {
-        PyErr_SetString(PyExc_TypeError, "ioctl() takes a descriptor, a request and an argument");
-        return NULL;
-    }
-    long fd = PyLong_AsLong(args[0]);
-    unsigned long request = PyLong_AsUnsignedLong(args[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    if (!PyLong_Check(args[2]))
-        return ioctl_buffer((int)fd, request, args[2]);
-    unsigned long value = PyLong_AsUnsignedLong(args[2]);
-    return PyErr_Occurred() ? NULL : ioctl_value((int)fd, request, value);
-}
-
 /* blank(kind, size): what kind() is, a structure over `size` zero bytes of its own. */
 static PyObject *blank(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -368,8 +311,9 @@ static PyObject *kick_signal(PyObject *module, PyObject *unused)
 }
 
 static PyMethodDef functions[] = {
-    {"ioctl", (PyCFunction)(void (*)(void))system_call, METH_FASTCALL,
+    {"ioctl", (PyCFunction)(void (*)(void))handle_ioctl, METH_FASTCALL,
      "ioctl(2) with a number or a buffer; -errno if it failed."},
+    {"same_file", handle_same_file, METH_VARARGS, "Whether two descriptors are of one open file."},
     {"blank", (PyCFunction)(void (*)(void))blank, METH_FASTCALL,
      "A structure of zero bytes, as its class makes one, but quicker."},
     {"drain_coalesced", (PyCFunction)(void (*)(void))coalesced_drain, METH_FASTCALL,
@@ -393,7 +337,7 @@ PyMODINIT_FUNC PyInit__run(void)
     page_type = exits_add_types(module);
     PyTypeObject *runner_type = (PyTypeObject *)PyType_FromSpec(&runner_spec);
     if (without_exit_name == NULL || raw_name == NULL || page_type == NULL || runner_type == NULL
-        || PyModule_AddType(module, runner_type) < 0
+        || handle_add_type(module) < 0 || PyModule_AddType(module, runner_type) < 0
         || PyModule_AddIntConstant(module, "CLOSED", KVM_RUNNER_CLOSED) < 0
         || PyModule_AddIntConstant(module, "BUSY", KVM_RUNNER_BUSY) < 0) {
         Py_DECREF(module);

@@ -86,7 +86,9 @@ class SlotTable:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # garbage may be collected, and leave, while it is held
+        # Reentrant: garbage may be collected, and leave, while it is held; a signal's handler may
+        # close what its thread is changing.
+        self.lock = threading.RLock()
         self._slots: dict[int, Slot] = {}
         self._holders = 0
         self.blobs: list[CData] = []  # what else the machine reads, as long as it lives
@@ -117,6 +119,10 @@ class SlotTable:
             self._slots[number] = slot
         if former is not None:
             former.release()
+
+    def entry(self, number: int, slot: Slot | None) -> tuple[dict[int, Slot], int, Slot | None]:
+        """What `Descriptor.ioctl_entry()` enters; the former memory goes back with its `Slot`."""
+        return self._slots, number, slot
 
     def size(self, number: int) -> int:
         """The size of a slot in bytes, 0 when there is none."""

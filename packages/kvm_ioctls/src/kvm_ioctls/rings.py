@@ -51,13 +51,30 @@ class DirtyRing:
 
     Args:
         mapping: the ring.
+        start: the entry that is written next: KVM goes on where it was, whoever looks at it.
+
+    Raises:
+        ValueError: this is no number of whole entries.
     """
 
-    def __init__(self, mapping: mmap) -> None:
+    def __init__(self, mapping: mmap, start: int = 0) -> None:
+        size = ffi.sizeof("struct kvm_dirty_gfn")
+        if not mapping or len(mapping) % size:
+            raise ValueError(f"a dirty ring is entries of {size} bytes, not {len(mapping)} bytes")
         self._mapping: mmap | None = mapping
-        self._entries = len(mapping) // ffi.sizeof("struct kvm_dirty_gfn")
-        self._next = 0
+        self._entries = len(mapping) // size
+        self._next = start % self._entries
         self._lock = threading.Lock()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been unmapped."""
+        return self._mapping is None
+
+    @property
+    def position(self) -> int:
+        """Which entry is harvested next."""
+        return self._next
 
     def harvest(self) -> list[DirtyPage]:
         """What was written since the last call."""

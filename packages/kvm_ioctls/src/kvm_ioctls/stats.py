@@ -83,7 +83,7 @@ class Statistics(Resource):
 
     def get_stats_fd(self) -> StatsFd:
         """KVM_GET_STATS_FD: counters of this object."""
-        return StatsFd(Descriptor(self._fd.ioctl("KVM_GET_STATS_FD"), "StatsFd"))
+        return StatsFd(self._fd.make("KVM_GET_STATS_FD", "StatsFd"))
 
 
 def _text(data: bytes) -> str:

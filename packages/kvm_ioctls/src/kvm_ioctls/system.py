@@ -7,13 +7,14 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import _lists
+from kvm_ioctls._arguments import unsigned
 from kvm_ioctls._descriptor import Descriptor, adopt
 from kvm_ioctls._ffi import ffi, lib
 from kvm_ioctls._msrs import ReadableMsrs
 from kvm_ioctls.caps import Cap
 from kvm_ioctls.devices import DeviceAttributes
 from kvm_ioctls.errors import KvmError, KvmUnavailable
-from kvm_ioctls.vm import VmFd
+from kvm_ioctls.vm import VmFd, twin_of
 
 if TYPE_CHECKING:
     from kvm_ioctls.protocols import Hypervisor
@@ -140,13 +141,18 @@ class Kvm(ReadableMsrs, DeviceAttributes):
             vm_type: x86: KVM_CAP_VM_TYPES has the possible ones in its bits; arm64: how many bits a
                 guest physical address has, 0 for 40.
         """
-        return self._vm(Descriptor(self._fd.ioctl("KVM_CREATE_VM", vm_type, "vm_type", 64), "VmFd"))
+        value = unsigned("vm_type", vm_type, 64)
+        return self._vm(self._fd.make("KVM_CREATE_VM", "VmFd", value))
 
     def vm_from_fd(self, number: int) -> VmFd:
-        """Takes over an open descriptor of a machine; its memory slots are not known here.
+        """Takes over an open descriptor of a machine.
+
+        Where this process has an object of the same machine, both have the same slots; those of a
+        machine from elsewhere are not known here.
 
         Raises:
-            KvmError: EBADF: it is not open; ENOTTY: it is no machine's, and closed now.
+            KvmError: EBADF: it is not open; ENOTTY: it is no machine's, and closed now; of kcmp:
+                there are machines, and the kernel does not tell whether this is one of them.
         """
         fd = adopt(number, "VmFd")
         try:
@@ -155,11 +161,16 @@ class Kvm(ReadableMsrs, DeviceAttributes):
             fd.close()
             hint = f"file descriptor {number} is no virtual machine"
             raise KvmError(error.errno or 0, error.ioctl, hint) from None
-        return self._vm(fd)
-
-    def _vm(self, fd: Descriptor) -> VmFd:
         try:
-            return VmFd(fd, self.get_vcpu_mmap_size())
+            twin = twin_of(fd)
+        except BaseException:
+            fd.close()
+            raise
+        return self._vm(fd, twin)
+
+    def _vm(self, fd: Descriptor, twin: VmFd | None = None) -> VmFd:
+        try:
+            return VmFd(fd, self.get_vcpu_mmap_size(), twin)
         except BaseException:
             fd.close()
             raise

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
+from kvm_ioctls import _run
+from kvm_ioctls._arguments import unsigned
 from kvm_ioctls._descriptor import Descriptor, adopt
 from kvm_ioctls._slots import SlotTable
 from kvm_ioctls._vm.arm64 import Arm64Vm
@@ -16,6 +20,7 @@ from kvm_ioctls._vm.paravirtual import Paravirtual
 from kvm_ioctls._vm.policy import Policy
 from kvm_ioctls.caps import Cap
 from kvm_ioctls.devices import Devices
+from kvm_ioctls.errors import KvmError
 from kvm_ioctls.rings import RingSetup
 from kvm_ioctls.stats import Statistics
 from kvm_ioctls.vcpu import VcpuFd
@@ -41,12 +46,13 @@ class VmFd(
     `mmap` under a slot raises `BufferError`.  Machine, vCPUs and device may be closed in any order.
     """
 
-    def __init__(self, fd: Descriptor, vcpu_mmap_size: int) -> None:
+    def __init__(self, fd: Descriptor, vcpu_mmap_size: int, twin: VmFd | None = None) -> None:
         self._fd = fd
         self._vcpu_mmap_size = vcpu_mmap_size
-        self._slots = SlotTable()
+        self._slots = SlotTable() if twin is None else twin._slots  # noqa: SLF001 - our own
         self._hold = self._slots.hold()
-        self._rings = RingSetup()
+        self._rings = RingSetup() if twin is None else twin._rings  # noqa: SLF001 - our own
+        _MACHINES.add(self)
 
     @property
     def run_size(self) -> int:
@@ -59,8 +65,8 @@ class VmFd(
 
     def create_vcpu(self, vcpu_id: int) -> VcpuFd:
         """KVM_CREATE_VCPU; on x86 `vcpu_id` becomes its APIC id."""
-        number = self._fd.ioctl("KVM_CREATE_VCPU", vcpu_id, "vcpu_id")
-        return self._vcpu(Descriptor(number, f"VcpuFd {vcpu_id}"))
+        value = unsigned("vcpu_id", vcpu_id, 32)
+        return self._vcpu(self._fd.make("KVM_CREATE_VCPU", f"VcpuFd {vcpu_id}", value))
 
     def vcpu_from_fd(self, number: int, vcpu_id: int) -> VcpuFd:
         """Takes over an open descriptor of one of this machine's vCPUs."""
@@ -78,3 +84,24 @@ class VmFd(
         """Closes the machine; the kernel keeps it, and its memory, until its vCPUs are closed."""
         if self._fd.close():
             self._hold.leave()
+
+
+#: All that there are: the slots of a machine are its own, however many objects it has.
+_MACHINES: WeakSet[VmFd] = WeakSet()
+
+
+def twin_of(fd: Descriptor) -> VmFd | None:
+    """The object that has the same machine, if there is one: a dirty log is as long as its slot.
+
+    Raises:
+        KvmError: the kernel does not tell.
+    """
+    for machine in list(_MACHINES):
+        other = machine._fd.number  # noqa: SLF001 - our own
+        try:
+            if other >= 0 and _run.same_file(other, fd.fileno()):
+                return machine
+        except OSError as error:
+            hint = "it is not known whether this machine has an object already"
+            raise KvmError(error.errno or 0, "kcmp", hint) from None
+    return None

@@ -21,18 +21,26 @@ class Rings(Resource):
 
     _rings: RingSetup
     _mapping: mmap
+    _dirty_ring: DirtyRing | None = None
 
     def map_dirty_ring(self) -> DirtyRing:
         """The pages that this vCPU wrote, after `VmFd.enable_dirty_ring()`; a context manager.
 
+        There is one at a time; the next one goes on where it was.
+
         Raises:
-            ValueError: the machine has no dirty rings.
+            ValueError: the machine has no dirty rings, or the last one is open.
         """
         number = self.fileno()  # closed vCPUs have no mapping
         if not self._rings.dirty_size:
             raise ValueError("the machine has no dirty rings: enable_dirty_ring() comes first")
         offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * PAGESIZE
-        return DirtyRing(mapped(number, self._rings.dirty_size, offset))
+        former = self._dirty_ring
+        if former is not None and not former.closed:
+            raise ValueError("the vCPU's dirty ring is mapped: close that first")
+        mapping = mapped(number, self._rings.dirty_size, offset)
+        self._dirty_ring = DirtyRing(mapping, former.position if former is not None else 0)
+        return self._dirty_ring
 
     def coalesced_ring(self) -> CoalescedRing:
         """What guests wrote to coalesced zones: one ring for the whole machine.

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from kvm_ioctls._arguments import of_kind, unsigned
-from kvm_ioctls._descriptor import Descriptor, Resource, record, scalar
+from kvm_ioctls._descriptor import Resource, record, scalar
 from kvm_ioctls._ffi import lib
 from kvm_ioctls._slots import Slot, borrow
 from kvm_ioctls.errors import KvmError
@@ -91,19 +91,23 @@ class Memory(Resource):
         self._set_slot("KVM_SET_USER_MEMORY_REGION2", slot, region, new)
 
     def _set_slot(self, request: str, slot: int, region: CData, new: Slot | None) -> None:
+        """Asks for the change, and enters it in the same step.
+
+        An exception that a signal's handler raises comes before both or after both: the guest never
+        has memory that we have given back.
+        """
         with self._slots.lock:
             try:
-                self._fd.ioctl_record(request, region)
-            except BaseException as error:
+                self._fd.ioctl_entry(request, region, self._slots.entry(slot, new))
+            except KvmError as error:
                 if new is not None:
                     new.release()  # at once: the exception's traceback would hold it
                     self._name_overlap(error, slot, new)
                 raise
-            self._slots.replace(slot, new)
 
-    def _name_overlap(self, error: BaseException, slot: int, new: Slot) -> None:
+    def _name_overlap(self, error: KvmError, slot: int, new: Slot) -> None:
         """Says which slot is in the way."""
-        if not isinstance(error, KvmError) or error.errno != errno.EEXIST:
+        if error.errno != errno.EEXIST:
             return
         for other, there in self._slots.overlapping(new.start, new.size):
             if other != slot:
@@ -119,8 +123,7 @@ class Memory(Resource):
                 used from the beginning.
         """
         made = record("struct kvm_create_guest_memfd", {"size": size, "flags": flags})
-        number = self._fd.ioctl_record("KVM_CREATE_GUEST_MEMFD", made)
-        return GuestMemfd(Descriptor(number, "GuestMemfd"), size)
+        return GuestMemfd(self._fd.make("KVM_CREATE_GUEST_MEMFD", "GuestMemfd", made), size)
 
     def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES: makes guest memory private or shared.
