@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from mmap import mmap
 from pathlib import Path
 
@@ -98,3 +99,43 @@ def needs(kvm):
             pytest.skip(f"this KVM has no KVM_CAP_{cap.name}")
 
     return check
+
+
+class Listener:
+    """In place of ioctl(2): requests are written down and answered with `answers`."""
+
+    def __init__(self) -> None:
+        self.asked = []
+        self.answers = {}
+
+    def ioctl(self, _descriptor, request: int, argument, *_then) -> int:
+        if isinstance(argument, int):
+            self.asked.append((request, argument))
+            return 0
+        memory = memoryview(argument).cast("B")
+        self.asked.append((request, bytes(memory)))
+        return self.answers.get(request, lambda _: 0)(memory)
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    """What hears all requests."""
+    made = Listener()
+    monkeypatch.setattr("kvm_ioctls._run.ioctl", made.ioctl)
+    return made
+
+
+@pytest.fixture
+def silent():
+    """`silent(VmFd)`: an object of this class whose descriptor leads nowhere."""
+    made = []
+
+    def make(cls):
+        it = cls.__new__(cls)
+        it._fd = Descriptor(os.open("/dev/null", os.O_RDWR), cls.__name__)
+        made.append(it._fd)
+        return it
+
+    yield make
+    for descriptor in made:
+        descriptor.close()

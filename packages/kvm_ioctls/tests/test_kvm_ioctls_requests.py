@@ -302,6 +302,9 @@ NOT_OFFERED = re.compile(
 )
 
 
+TOLD_OF = {"requests.py", "errors.py"}  # they have names of requests, and make none
+
+
 @pytest.mark.skipif(not HEADER.exists(), reason="no kernel headers")
 def test_every_request_of_the_header_is_made_somewhere():
     """A request of <linux/kvm.h> is in the package's code, unless it is one of the above."""
@@ -309,6 +312,9 @@ def test_every_request_of_the_header_is_made_somewhere():
     names = re.findall(r"^#define\s+(KVM_\w+)\s+_IO[WR]*\(KVMIO", text, re.MULTILINE)
     assert len(names) > 100
     package = Path(kvm_ioctls.__file__).parent
-    code = "".join(path.read_text() for path in package.rglob("*.py"))
-    made = set(re.findall(r'"(KVM_[A-Z0-9_]+)"', code)) | {"KVM_RUN"}
+    code = "".join(p.read_text() for p in package.rglob("*.py") if p.name not in TOLD_OF)
+    made = set(re.findall(r'"(KVM_[A-Z0-9_]+)"', code)) | {
+        "KVM_RUN",
+        "KVM_SET_SIGNAL_MASK",
+    }  # the last two in C
     assert {name for name in names if not NOT_OFFERED.match(name)} - made == set()
