@@ -292,3 +292,21 @@ def test_after_close(hypervisor):
     for call in vcpu.run, vcpu.get_regs, vcpu.kick, vm.create_irq_chip:
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda machine: machine.vcpu.set_regs(machine.vcpu.get_sregs()),
+        lambda machine: machine.vcpu.set_sregs(machine.vcpu.get_regs()),
+        lambda machine: machine.vcpu.set_fpu(bytearray(4096)),
+        lambda machine: machine.vcpu.set_cpuid2([0] * 100),
+        lambda machine: machine.vcpu.set_cpuid2([Regs()]),
+        lambda machine: machine.vm.set_gsi_routing([0] * 200),
+        lambda machine: machine.vm.set_irqchip(machine.vm.get_clock()),
+    ],
+)
+def test_structures_of_another_kind_are_refused(machine, mistake):
+    """They are a TypeError: what follows a shorter one in memory was read as if it were a part."""
+    with pytest.raises(TypeError):
+        mistake(machine)

@@ -8,6 +8,7 @@ from kvm_ioctls import KvmError
 from soft_kvm._ffi import ffi
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Protocol
 
     from soft_kvm._ffi import CData
@@ -42,5 +43,24 @@ def address(memory: object) -> CData:
 
 
 def pointer(ctype: str, record: Record) -> CData:
-    """The address of a structure's bytes; `record` keeps them alive during the call."""
+    """The address of a structure's bytes; `record` keeps them alive during the call.
+
+    Raises:
+        TypeError: it is another structure.
+    """
+    if f"{getattr(record, 'CTYPE', None)} *" != ctype:
+        raise TypeError(f"need a {ctype.removesuffix(' *')}, not {record!r}")
     return ffi.cast(ctype, address(record.raw))
+
+
+def packed(ctype: str, entries: Iterable[Record]) -> bytes:
+    """The bytes of a list of structures.
+
+    Raises:
+        TypeError: an entry is another structure: C would read past the last one.
+    """
+    listed = list(entries)
+    for entry in listed:
+        if getattr(entry, "CTYPE", None) != ctype:
+            raise TypeError(f"need a list of {ctype}, not one with {entry!r}")
+    return b"".join(bytes(entry.raw) for entry in listed)

@@ -27,7 +27,7 @@ from kvm_ioctls import (
     Xsave,
 )
 from soft_kvm import msrs
-from soft_kvm._call import address, check, pointer
+from soft_kvm._call import address, check, packed, pointer
 from soft_kvm._ffi import ffi, lib
 from soft_kvm.cpuid import TSC_KHZ
 
@@ -217,10 +217,10 @@ class VcpuFd:
 
     def set_cpuid2(self, entries: Sequence[CpuidEntry]) -> None:
         """KVM_SET_CPUID2: what the guest's CPUID answers, exactly."""
-        if self._ran and [bytes(e) for e in entries] != [bytes(e) for e in self._cpuid]:
+        leaves = packed("struct kvm_cpuid_entry2", entries)
+        if self._ran and leaves != packed("struct kvm_cpuid_entry2", self._cpuid):
             raise KvmError(errno.EINVAL, "KVM_SET_CPUID2")
-        packed = b"".join(bytes(entry) for entry in entries)
-        table = ffi.cast("struct kvm_cpuid_entry2 *", address(packed))
+        table = ffi.cast("struct kvm_cpuid_entry2 *", address(leaves))
         check(lib.sk_vcpu_set_cpuid(self._open(), table, len(entries)), "KVM_SET_CPUID2")
         self._cpuid = [entry.copy() for entry in entries]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from kvm_ioctls import ClockData, IrqChip, KvmClosedError, KvmError, Mmio, Pio, PitState2
-from soft_kvm._call import address, check, pointer
+from soft_kvm._call import address, check, packed, pointer
 from soft_kvm._ffi import ffi, lib
 from soft_kvm._machine import Machine
 from soft_kvm.caps import MAX_VCPUS, answer
@@ -156,8 +156,8 @@ class VmFd:
 
     def set_gsi_routing(self, entries: Sequence[IrqRoutingEntry]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table."""
-        packed = b"".join(bytes(entry) for entry in entries)
-        table = ffi.cast("struct kvm_irq_routing_entry *", address(packed))
+        routes = packed("struct kvm_irq_routing_entry", entries)
+        table = ffi.cast("struct kvm_irq_routing_entry *", address(routes))
         check(lib.sk_vm_set_routes(self._open().vm, table, len(entries)), "KVM_SET_GSI_ROUTING")
 
     def register_irqfd(self, fd: int, gsi: int, resample_fd: int | None = None) -> None:
