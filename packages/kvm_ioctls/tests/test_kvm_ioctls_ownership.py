@@ -92,7 +92,7 @@ def test_refused_arguments_keep_no_memfd(vm, needs):
         with pytest.raises(KvmError):
             vm.set_user_memory_region2(3, 1, memory, private)
         assert descriptors() == before
-        with pytest.raises(TypeError, match="guest_memfd is a GuestMemfd, not 7"):
+        with pytest.raises(TypeError, match="guest_memfd is of type GuestMemfd, not 7"):
             vm.set_user_memory_region2(1, 0, memory, 7)
     memory.close()
 

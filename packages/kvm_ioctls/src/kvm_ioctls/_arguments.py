@@ -51,7 +51,7 @@ def word(name: str, value: Any, bits: int) -> int:
 def of_kind(name: str, value: Any, kind: type[Kind]) -> Kind:
     """`value`, which is of exactly this class."""
     if type(value) is not kind:
-        raise wrong_type(name, f"a {kind.__name__}", value)
+        raise wrong_type(name, f"of type {kind.__name__}", value)
     return value
 
 

@@ -179,7 +179,10 @@ static PyObject *call_with_buffer(struct handle *handle, unsigned long request, 
 {
     Py_buffer buffer;
 
-    if (PyObject_GetBuffer(argument, &buffer, PyBUF_SIMPLE) < 0)
+    /* The number says who writes, too: where the kernel answers, the memory is not a constant's. */
+    int flags = _IOC_DIR(request) & _IOC_READ ? PyBUF_WRITABLE : PyBUF_SIMPLE;
+
+    if (PyObject_GetBuffer(argument, &buffer, flags) < 0)
         return NULL;
     /* The number says how much the kernel reads or writes, at least. */
     if ((size_t)buffer.len < _IOC_SIZE(request)) {
