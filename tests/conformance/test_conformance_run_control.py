@@ -9,7 +9,7 @@ import time
 import guests
 import pytest
 
-from kvm_ioctls import Hlt, Interrupted, IoOut, Kicker
+from kvm_ioctls import Hlt, Interrupted, IoOut, Kicker, VcpuBusyError
 
 
 class Later:
@@ -175,3 +175,20 @@ def test_registers_got_at_an_exit_can_be_set_again(machine):
         machine.vcpu.set_sregs(machine.vcpu.get_sregs())
     assert seen == [(0xE0, 1), (0xE1, 2), (0xE2, 3)]
     assert machine.run_to_hlt() == []
+
+
+def test_a_mistake_in_a_with_statement_is_not_hidden_by_a_busy_vcpu(machine):
+    """The vCPU cannot be closed, and the exception that matters says so in a note."""
+    machine.real_mode(guests.SPIN)
+    runner = threading.Thread(target=machine.vcpu.run)
+    runner.start()
+    time.sleep(0.1)
+    try:
+        with pytest.raises(KeyError) as caught, machine.vcpu:
+            raise KeyError("the mistake")
+        assert "the vCPU stays open" in caught.value.__notes__[0]
+        with pytest.raises(VcpuBusyError), machine.vcpu:
+            pass
+    finally:
+        machine.vcpu.kick()
+        runner.join()

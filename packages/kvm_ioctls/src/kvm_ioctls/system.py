@@ -42,7 +42,11 @@ class Kvm(ReadableMsrs, DeviceAttributes):
 
     @classmethod
     def from_fd(cls, number: int) -> Self:
-        """Takes over an open descriptor of /dev/kvm, from a parent or a socket for instance."""
+        """Takes over an open descriptor of /dev/kvm, from a parent or a socket for instance.
+
+        Raises:
+            KvmUnavailable: it is not open, or something else, and closed now.
+        """
         made = cls.__new__(cls)
         try:
             made._fd = adopt(number, "Kvm")  # noqa: SLF001 - our own

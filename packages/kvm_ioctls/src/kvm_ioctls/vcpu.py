@@ -34,6 +34,7 @@ from kvm_ioctls.zones import Zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
 
     from kvm_ioctls._descriptor import Descriptor
     from kvm_ioctls._slots import SlotTable
@@ -202,3 +203,16 @@ class VcpuFd(
         with suppress(BufferError):
             self._mapping.close()
         self._hold.leave()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except VcpuBusyError as busy:
+            if value is None:
+                raise
+            value.add_note(f"{busy}; the vCPU stays open")  # what went wrong first matters more

@@ -310,7 +310,12 @@ class VcpuFd:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except VcpuBusyError as busy:
+            if value is None:
+                raise
+            value.add_note(f"{busy}; the vCPU stays open")  # what went wrong first matters more
 
     def __del__(self) -> None:
         if getattr(self, "_vcpu", None) is not None:
