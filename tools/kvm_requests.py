@@ -25,7 +25,7 @@ MACHINES = {"test": "kvm_pvm 6.18", "nested": "kvm-amd 6.1"}
 
 _LISTENER = "listener"
 _CLASSES = ("Kvm", "VmFd", "VcpuFd", "DeviceFd")
-_IN_C = {"KVM_RUN": ["VcpuFd.run"]}
+_IN_C = {"KVM_RUN": ["VcpuFd.run"], "KVM_SET_SIGNAL_MASK": ["VcpuFd.set_signal_mask"]}
 _NO_REQUESTS = re.compile(r"KVM_ARM_TAGS_|.*_$")
 
 
@@ -37,7 +37,7 @@ def main() -> int:
         sys.exit(f"py-vmm: no results: run the sessions {' and '.join(MACHINES)} first")
     for session, path in results.items():
         if path.exists():
-            record[session] = sorted(noted(path.read_text(), "ioctls") | {"KVM_RUN"})
+            record[session] = sorted(noted(path.read_text(), "ioctls") | set(_IN_C))
     if results["test"].exists():
         record[_LISTENER] = sorted(noted(results["test"].read_text(), "heard"))
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
