@@ -57,7 +57,7 @@ class VcpuFd:
         self._mapping = mmap.mmap(-1, RUN_SIZE)
         self.run_page = RunPage(self._mapping)
         self._machine = machine
-        self._busy = False
+        self._busy = False  # from entry until the exit is decoded
         # A kick from another thread must not reach a vCPU that is being freed. A signal's handler
         # may kick while its own thread closes or kicks: hence reentrant.
         self._closing = threading.RLock()
@@ -92,9 +92,12 @@ class VcpuFd:
             raise VcpuBusyError
         self._busy = self._ran = True
         try:
-            result = lib.sk_vcpu_run(self._vcpu)
+            return self._exit_of(lib.sk_vcpu_run(self._vcpu))
         finally:
             self._busy = False
+
+    def _exit_of(self, result: int) -> Exit:
+        """What `run()` returns: the page is this thread's until it has been read."""
         if self._machine.retired:
             self._machine.let_go()
         if result == 0:
