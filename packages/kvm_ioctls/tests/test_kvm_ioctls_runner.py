@@ -387,6 +387,30 @@ def test_a_child_of_a_process_with_a_running_vcpu(start):
     assert seen == [Interrupted]
 
 
+def test_a_child_of_a_process_that_changes_slots(vm, start):
+    """The lock that another thread held at the fork is nobody's there; closing does not wait."""
+    vcpu = start(SPIN)
+    locked, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with vm._slots.lock:
+            locked.set()
+            forked.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait()
+
+    def child() -> None:
+        signal.alarm(5)
+        vcpu.close()
+        vm.close()
+
+    assert in_child(child) == 0
+    forked.set()
+    thread.join()
+
+
 def test_a_child_makes_its_own_vcpus(kvm, start):
     """And kicks them: a thread's id is another one after the fork."""
     assert isinstance(start("f4").run(), Hlt)

@@ -89,6 +89,7 @@ class SlotTable:
         # Reentrant: garbage may be collected, and leave, while it is held; a signal's handler may
         # close what its thread is changing.
         self.lock = threading.RLock()
+        self._process = os.getpid()
         self._slots: dict[int, Slot] = {}
         self._holders = 0
         self.blobs: list[CData] = []  # what else the machine reads, as long as it lives
@@ -101,6 +102,8 @@ class SlotTable:
 
     def leave(self) -> None:
         """One owner less; it is the owner's `Hold` that calls this, once."""
+        if self._process != os.getpid():  # a child: a thread that held the lock is not here
+            self.lock, self._process = threading.RLock(), os.getpid()
         with self.lock:
             self._holders -= 1
             if self._holders == 0:
