@@ -25,6 +25,7 @@ from kvm_ioctls import (
     VcpuBusyError,
     Zone,
 )
+from kvm_ioctls._ffi import ffi, lib
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 
@@ -311,3 +312,52 @@ def test_zones_of_a_closed_vcpu(start):
     vcpu.close()
     with pytest.raises(KvmClosedError):
         vcpu.set_zones([])
+
+
+@settings(deadline=None)
+@given(
+    kind=st.integers(0, 2),
+    out=st.booleans(),
+    size=st.sampled_from([0, 1, 2, 4]),
+    count=st.integers(0, 6),
+    offset=st.sampled_from([0, 4096, 8180, 8192, 2**63]),
+    port=st.integers(0x0F, 0x12),
+)
+def test_what_a_page_says_is_looked_at(kind, out, size, count, offset, port):
+    """Model of one port access of any shape: retired if it lies in the zone and in the page.
+
+    Some KVMs give repeated accesses as one exit, others element by element: this is for both.
+    """
+    page, data = bytearray(8192), bytes(range(1, 25))[: size * count]
+    fits = offset + len(data) <= len(page)
+    if fits:
+        page[offset : offset + len(data)] = data
+    run = ffi.from_buffer("struct kvm_run *", page, require_writable=True)
+    run.exit_reason = lib.KVM_EXIT_IO
+    run.io.direction, run.io.size, run.io.count = int(out), size, count
+    run.io.port, run.io.data_offset = port, offset
+    memory = bytearray(32)
+    memory[16:20] = b"wxyz"
+    held = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
+    base = held + 16 if kind == 1 else held
+    zone = {"first": 0x10, "last": 0x13, "memory": base, "capacity": 16, "kind": kind, "pio": 1}
+    before = bytes(page)
+    retired = lib.kvm_zones_retire(ffi.new("struct kvm_zone *", zone), 1, run, len(page))
+    inside = size > 0 and port >= 0x10 and port + size <= 0x14
+    full = kind == 2 and out and len(data) > 16
+    assert retired == (inside and fits and not full)
+    place = port - 0x10
+    expected = bytearray(b"wxyz")
+    if retired and out and kind == 1 and count:
+        expected[place : place + size] = data[-size:]
+    if kind == 2:
+        written = data if retired and out else b""
+        assert memory[:8] == len(written).to_bytes(8, "little")
+        assert memory[16 : 16 + len(written)] == written
+    else:
+        assert memory[16:20] == expected
+    if retired and not out:
+        answer = b"wxyz"[place : place + size] if kind == 1 else b"\xff" * size
+        assert page[offset : offset + len(data)] == answer * count
+    else:
+        assert page == before
