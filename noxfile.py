@@ -40,7 +40,7 @@ logging.getLogger("nox").addFilter(lambda record: "uv binary" not in record.getM
 session = nox.session(venv_params=["--without-pip"])
 
 #: Packages whose C the session `sanitize` builds anew and tests.
-SANITIZED = ("vm_memory", "virtio_devices")
+SANITIZED = ("kvm_ioctls", "vm_memory", "virtio_devices")
 TEST_TOOLS = ("pytest", "hypothesis", "pytest-timeout")
 
 
