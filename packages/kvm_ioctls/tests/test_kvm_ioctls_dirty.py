@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from array import array
 from mmap import mmap
 
 import pytest
 
 from kvm_ioctls import Cap, CoalescedWrite, DirtyPage, Hlt, KvmError, MemoryFlag, Mmio, Pio
+from kvm_ioctls._descriptor import Descriptor
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(30)]
 
@@ -60,6 +62,63 @@ def test_all_pages_count_as_written_at_first(vm, needs):
     assert pages(vm.get_dirty_log(1)) == set(range(65))
     vm.clear_dirty_log(1, b"\xff" * 16)
     assert pages(vm.get_dirty_log(1)) == set()
+
+
+def test_no_page_counts_as_written_at_first(vm, needs):
+    """Unless that is asked for."""
+    needs(Cap.MANUAL_DIRTY_LOG_PROTECT2)
+    vm.enable_manual_dirty_log()
+    memory = mmap(-1, 65 * 4096)
+    vm.set_user_memory_region(1, 0x100000, memory, MemoryFlag.LOG_DIRTY_PAGES)
+    assert pages(vm.get_dirty_log(1)) == set()
+
+
+def test_the_pages_that_follow_the_first(vm, needs):
+    """By default a log is cleared from there to the slot's end: so many bits are enough."""
+    needs(Cap.MANUAL_DIRTY_LOG_PROTECT2)
+    vm.enable_manual_dirty_log(initially_set=True)
+    memory = mmap(-1, 200 * 4096)
+    vm.set_user_memory_region(1, 0x100000, memory, MemoryFlag.LOG_DIRTY_PAGES)
+    vm.clear_dirty_log(1, b"\xff" * 24, 64)
+    assert pages(vm.get_dirty_log(1)) == set(range(64))
+
+
+@pytest.mark.parametrize(
+    ("acq_rel", "cap"), [(0, Cap.DIRTY_LOG_RING), (65536, Cap.DIRTY_LOG_RING_ACQ_REL)]
+)
+def test_the_ring_with_the_memory_ordering_is_preferred(vm, monkeypatch, acq_rel, cap):
+    """Where there is one."""
+    enabled = []
+    monkeypatch.setattr(Descriptor, "ioctl", lambda *_: acq_rel)
+    monkeypatch.setattr(type(vm), "enable_cap", lambda _, *arguments: enabled.append(arguments))
+    vm.enable_dirty_ring(4096)
+    assert enabled == [(cap, 4096)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda vm: vm.get_dirty_log(0),
+        lambda vm: vm.clear_dirty_log(0, bytes(8)),
+        lambda vm: vm.set_user_memory_region(0, 0, None),
+        lambda vm: vm.close(),
+    ],
+)
+def test_slots_are_one_thread_s_at_a_time(logged, call):
+    """Whoever needs to know them waits for who is changing them."""
+    logged.enable_manual_dirty_log()
+    done = threading.Event()
+
+    def run() -> None:
+        call(logged)
+        done.set()
+
+    thread = threading.Thread(target=run)
+    with logged._slots.lock:
+        thread.start()
+        assert not done.wait(0.05)
+    assert done.wait(5)
+    thread.join()
 
 
 def test_a_bitmap_that_is_too_short_is_refused(logged):

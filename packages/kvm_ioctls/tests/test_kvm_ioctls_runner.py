@@ -271,7 +271,7 @@ def test_signals_end_a_run_with_zones(start):
     """Whenever one comes: inside the guest, or while C retires an access.
 
     The wrong behaviour: in C it was delivered and left no trace, and the guest ran on; Ctrl-C too.
-    That happened to one of six. What is allowed here is the moment before C blocks signals.
+    That happened to 3 to 18 of a hundred. What is allowed here is the moment before C blocks signals.
     """
     vcpu = start(OUT_FOREVER)
     vcpu.set_zones([Zone(Pio(0x10), 1)])
@@ -281,7 +281,7 @@ def test_signals_end_a_run_with_zones(start):
     chance = random.Random(1)  # noqa: S311 - no secret
 
     def send() -> None:
-        for _ in range(150):
+        for _ in range(400):
             time.sleep(chance.random() / 1000)
             taken.clear()
             signal.pthread_kill(me, signal.SIGUSR1)
@@ -301,7 +301,7 @@ def test_signals_end_a_run_with_zones(start):
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, former)
-    assert len(late) <= 5
+    assert len(late) <= 4
 
 
 def test_a_thread_s_blocked_signals_stay_blocked(vm, start):
