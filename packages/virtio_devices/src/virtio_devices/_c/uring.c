@@ -1,6 +1,7 @@
 /* Several transfers at once, by io_uring: submitted together, and waited for until all are done.
  *
- * More is not used of it: it pays for nothing else (move.c). Nothing is under way between two calls, so buffers are borrowed for a call.
+ * More is not used of it: it pays for nothing else (move.c). Nothing is under way between two
+ * calls, so buffers are borrowed for a call.
  * Assumed: one thread at a time uses a ring. No Python here.
  */
 #include "core.h"

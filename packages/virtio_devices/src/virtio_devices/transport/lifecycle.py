@@ -24,9 +24,6 @@ from virtio_devices.errors import (
 )
 from virtio_devices.features import Feature
 from virtio_devices.queue.layout import MAX_QUEUE_SIZE
-from virtio_devices.queue.packed import PackedQueue
-from virtio_devices.queue.packed_layout import PackedLayout
-from virtio_devices.queue.split import SplitQueue
 from virtio_devices.transport.activation import Activation
 from virtio_devices.transport.generation import Generation
 from virtio_devices.transport.setup import QueueSetup
@@ -45,8 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from virtio_devices.device import Device
-    from virtio_devices.queue.interface import Queue
-    from virtio_devices.queue.layout import SplitLayout
     from virtio_devices.queue.state import QueueState
     from virtio_devices.transport.activation import Events
     from vm_memory import GuestMemory
@@ -57,9 +52,6 @@ RING_FEATURES = int(
 )
 
 _VERSION_1 = int(Feature.VERSION_1)
-_EVENT_IDX = int(Feature.EVENT_IDX)
-_INDIRECT_DESC = int(Feature.INDIRECT_DESC)
-_RING_PACKED = int(Feature.RING_PACKED)
 _RING_RESET = int(Feature.RING_RESET)
 
 _DEVICE_BITS = (1 << 24) - 1 | 0x3FFF << 50  # virtio 1.2 §2.2: 0 to 23 and 50 to 127 (to 63 here)
@@ -269,7 +261,7 @@ class DeviceLifecycle:
             return
         setup.was_reset = False
         try:
-            queue = self._make_queue(setup)
+            queue = setup.make_queue(self._memory, self._features)
             activation.restart_queue(index, queue)
             self._restarting.restart_queue(index, queue)
         except (DriverViolation, DeviceFailed) as error:
@@ -306,24 +298,10 @@ class DeviceLifecycle:
         try:
             for index, setup in enumerate(self.queues):
                 if setup.ready:
-                    activation.queues[index] = self._make_queue(setup)
+                    activation.queues[index] = setup.make_queue(self._memory, self._features)
             self._device.activate(self._memory, dict(activation.queues), activation)
         except (DriverViolation, DeviceFailed) as error:
             activation.needs_reset(error)
-
-    def _make_queue(self, setup: QueueSetup) -> Queue:
-        event_idx = bool(self._features & _EVENT_IDX)
-        indirect = bool(self._features & _INDIRECT_DESC)
-        layout = self._check_layout(setup)
-        if isinstance(layout, PackedLayout):
-            return PackedQueue(self._memory, layout, event_idx=event_idx, indirect=indirect)
-        return SplitQueue(self._memory, layout, event_idx=event_idx, indirect=indirect)
-
-    def _check_layout(self, setup: QueueSetup) -> PackedLayout | SplitLayout:
-        packed = self._features & _RING_PACKED
-        layout = setup.packed_layout() if packed else setup.split_layout()
-        layout.check(self._memory, setup.max_size)
-        return layout
 
     # Configuration space
 
@@ -416,16 +394,11 @@ class DeviceLifecycle:
             return
         for index, (setup, ring) in enumerate(zip(self.queues, state.rings, strict=True)):
             if ring is not None:
-                activation.queues[index] = self._restore_queue(setup, ring)
+                queue = setup.restore_queue(self._memory, self._features, ring)
+                if self._status & FAILED:
+                    queue.stop()
+                activation.queues[index] = queue
         self._device.activate(self._memory, dict(activation.queues), activation)
-
-    def _restore_queue(self, setup: QueueSetup, ring: QueueState) -> Queue:
-        kind = PackedQueue if ring.packed else SplitQueue
-        self._check_layout(setup)
-        queue = kind.restore(self._memory, ring)
-        if not setup.ready or self._status & FAILED:
-            queue.stop()
-        return queue
 
 
 def _ignore(_error: VirtioError) -> None:

@@ -1,10 +1,23 @@
-"""What a driver writes into a queue's registers before it starts the device."""
+"""What a driver writes into a queue's registers before the device starts, and the queue of it."""
 
 from __future__ import annotations
 
+from virtio_devices.features import Feature
 from virtio_devices.queue.layout import SplitLayout
+from virtio_devices.queue.packed import PackedQueue
 from virtio_devices.queue.packed_layout import PackedLayout
+from virtio_devices.queue.split import SplitQueue
 from virtio_devices.transport.state import QueueRegisters
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from virtio_devices.queue.interface import Queue
+    from virtio_devices.queue.state import QueueState
+    from vm_memory import GuestMemory
+
+_EVENT_IDX = int(Feature.EVENT_IDX)
+_INDIRECT_DESC = int(Feature.INDIRECT_DESC)
+_RING_PACKED = int(Feature.RING_PACKED)
 
 
 class QueueSetup:
@@ -55,10 +68,33 @@ class QueueSetup:
         self.size, self.ready, self.was_reset, areas = registers
         self.descriptor_area, self.driver_area, self.device_area = areas
 
-    def split_layout(self) -> SplitLayout:
-        """The same as a split queue's layout, unchecked."""
-        return SplitLayout(self.size, *self.areas)
+    def make_queue(self, memory: GuestMemory, features: int) -> Queue:
+        """The queue that was set up, of the kind that was negotiated.
 
-    def packed_layout(self) -> PackedLayout:
-        """The same as a packed queue's layout, unchecked."""
-        return PackedLayout(self.size, *self.areas)
+        Raises:
+            QueueSetupViolation: nothing can be a queue there.
+        """
+        layout = self._layout(memory, features)
+        event_idx = bool(features & _EVENT_IDX)
+        indirect = bool(features & _INDIRECT_DESC)
+        if isinstance(layout, PackedLayout):
+            return PackedQueue(memory, layout, event_idx=event_idx, indirect=indirect)
+        return SplitQueue(memory, layout, event_idx=event_idx, indirect=indirect)
+
+    def restore_queue(self, memory: GuestMemory, features: int, state: QueueState) -> Queue:
+        """The queue that was in operation; stopped, if it is not enabled any more.
+
+        Raises:
+            QueueSetupViolation: nothing can be a queue there.
+        """
+        self._layout(memory, features)
+        queue = (PackedQueue if state.packed else SplitQueue).restore(memory, state)
+        if not self.ready:
+            queue.stop()
+        return queue
+
+    def _layout(self, memory: GuestMemory, features: int) -> SplitLayout | PackedLayout:
+        kind = PackedLayout if features & _RING_PACKED else SplitLayout
+        layout = kind(self.size, *self.areas)
+        layout.check(memory, self.max_size)
+        return layout
