@@ -8,7 +8,8 @@
  * pieces costs 105 ns more than a write, and memory that is touched between system calls costs more
  * than the copy. Large ones are written out of the guest's own pages. Their vectors of host
  * addresses are made with the GIL, from buffers that were checked, in regions that are borrowed
- * until it is held again (pieces.c). `busy` keeps out a second thread meanwhile.
+ * until it is held again (pieces.c); one that lies in more pieces than that has room for is copied as
+ * well, when it is the first of a batch. `busy` keeps out a second thread meanwhile.
  */
 #include "core.h"
 #include "frame.h"
@@ -18,12 +19,12 @@
 
 /* Frames that come back to the driver together, for it waits for none of them; and the bytes, with
  * the header, of the largest frame that is copied. */
-enum { BATCH = 64, COPIED = 2048 };
+enum { BATCH = 64, COPIED = 2048, ROOM = BATCH * COPIED + LARGEST };
 
 typedef struct {
     PyObject_HEAD
     Ring *ring;
-    unsigned char *copies; /* room for COPIED bytes of each frame of a batch */
+    unsigned char *copies; /* ROOM: COPIED bytes of each frame of a batch, and a large one */
     char busy;
 } Departures;
 
@@ -71,9 +72,16 @@ static int take_pieces(Batch *batch, Frame *frame)
 
     frame->vector = &batch->pieces.vector[first];
     frame->count = (int)(batch->pieces.count - first);
-    if (taken == 0 && batch->count == 0)
-        batch->failure = EINVAL; /* as the kernel says of too many pieces */
     return taken;
+}
+
+/* A large frame, as it lies; or a copy, if it lies in more pieces or regions than even an empty
+ * batch has room for. */
+static int take_large(Batch *batch, Frame *frame)
+{
+    int taken = take_pieces(batch, frame);
+
+    return taken == 0 && batch->count == 0 ? copy_frame(batch, frame) : taken;
 }
 
 /* Whether a chain joins the batch: 1 or 0; -1: a region is closed. */
@@ -85,7 +93,7 @@ static int add(Batch *batch, Chain *chain)
     frame->size = chain->streams[READABLE].size;
     if (frame->size < SMALLEST || frame->size > LARGEST)
         return 0;
-    return frame->size <= COPIED ? copy_frame(batch, frame) : take_pieces(batch, frame);
+    return frame->size <= COPIED ? copy_frame(batch, frame) : take_large(batch, frame);
 }
 
 static void put_back(Batch *batch, Chain *chain)
@@ -246,7 +254,7 @@ static PyObject *departures_new(PyTypeObject *type, PyObject *args, PyObject *Py
     if (self == NULL)
         return NULL;
     self->ring = (Ring *)Py_NewRef(ring);
-    self->copies = PyMem_Malloc(BATCH * COPIED);
+    self->copies = PyMem_Malloc(ROOM);
     if (self->copies)
         return (PyObject *)self;
     Py_DECREF((PyObject *)self);
