@@ -263,10 +263,30 @@ static unsigned count_whole(const Batch *batch)
     return count;
 }
 
-static PyObject *transfers_run(Transfers *self, PyObject *const *args, Py_ssize_t count)
+static PyObject *run(Transfers *self, Ring *ring, const uint64_t *numbers)
 {
     Batch batch;
     PyObject *rest = NULL;
+
+    batch.ring = ring;
+    batch.count = batch.tried = 0;
+    batch.bytes = 0;
+    batch.rest = NULL;
+    pieces_begin(&batch.pieces, &ring->guest);
+    if (run_batch(self, &batch, (int)numbers[0], numbers[1], numbers[2]) == 0)
+        rest = list_rest(&batch);
+    pieces_end(&batch.pieces);
+    for (unsigned i = 0; i < batch.count; i++)
+        Py_DECREF((PyObject *)batch.transfers[i].chain);
+    Py_XDECREF((PyObject *)batch.rest);
+    return rest ? Py_BuildValue("(IKN)", count_whole(&batch), (unsigned long long)batch.bytes, rest)
+                : NULL;
+}
+
+static PyObject *transfers_run(Transfers *self, PyObject *const *args, Py_ssize_t count)
+{
+    Ring *ring;
+    PyObject *result;
     uint64_t numbers[3];
 
     if (count != 4 || !PyObject_TypeCheck(args[0], Ring_Type))
@@ -276,19 +296,13 @@ static PyObject *transfers_run(Transfers *self, PyObject *const *args, Py_ssize_
             return PyErr_Occurred() ? NULL
                                     : PyErr_Format(PyExc_ValueError, "%R is no number for run()",
                                                    args[i + 1]);
-    batch.ring = (Ring *)args[0];
-    batch.count = batch.tried = 0;
-    batch.bytes = 0;
-    batch.rest = NULL;
-    pieces_begin(&batch.pieces, &batch.ring->guest);
-    if (run_batch(self, &batch, (int)numbers[0], numbers[1], numbers[2]) == 0)
-        rest = list_rest(&batch);
-    pieces_end(&batch.pieces);
-    for (unsigned i = 0; i < batch.count; i++)
-        Py_DECREF((PyObject *)batch.transfers[i].chain);
-    Py_XDECREF((PyObject *)batch.rest);
-    return rest ? Py_BuildValue("(IKN)", count_whole(&batch), (unsigned long long)batch.bytes, rest)
-                : NULL;
+    ring = (Ring *)args[0];
+    if (ring->busy)
+        return raise_error("VirtioUsageError", "(s)", "a request queue is in use by another thread");
+    ring->busy = 1;
+    result = run(self, ring, numbers);
+    ring->busy = 0;
+    return result;
 }
 
 static PyObject *transfers_close(Transfers *self, PyObject *Py_UNUSED(ignored))
@@ -328,7 +342,9 @@ static PyMethodDef methods[] = {
      "Returns:\n"
      "    How many were carried out and given back, their bytes of data, and chains that were\n"
      "    taken and are to be handled and given back in this order: transfers that failed, and\n"
-     "    the first chain that is none."},
+     "    the first chain that is none.\n\n"
+     "Raises:\n"
+     "    VirtioUsageError: another thread is in the midst of a call for this queue."},
     {"close", (PyCFunction)transfers_close, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "Give back what the kernel lent; `run` borrows it again."},

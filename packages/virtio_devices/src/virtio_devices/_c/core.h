@@ -200,6 +200,7 @@ typedef struct {
     Buffer *found; /* of the last walk; room for `found_size`, at most `size` */
     uint32_t found_size;
     char event_idx, indirect, running;
+    char busy; /* a batch of transfers is under way, and may have given the GIL up */
     char unpublished; /* packed: a batch was begun, by the used descriptor at first_used */
     uint16_t first_flags;
     uint64_t first_used;
