@@ -70,6 +70,14 @@ def test_a_backend_needs_a_descriptor(wire):
         Net(wire(queues=0))
 
 
+def test_queues_of_somebody_else_are_refused(wire, memory):
+    """Frames are moved in C, which knows its own rings alone."""
+    net = Net(wire())
+    with pytest.raises(VirtioUsageError, match="SplitQueue or a PackedQueue, not through a list"):
+        net.activate(memory, {0: []}, None)
+    net.reset()
+
+
 def test_offers_follow_the_backend_and_the_options(wire):
     """Offloads are the backend's; MTU, MQ and CTRL_GUEST_OFFLOADS come with what they are about."""
     plain = Net(wire()).features

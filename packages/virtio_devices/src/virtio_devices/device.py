@@ -128,8 +128,10 @@ class SavesState(Device, Protocol):
     def save(self) -> object:
         """What `restore` needs: a plain record of whatever a driver or a VMM has changed.
 
-        Called between two calls of `process_queue`. The device puts back (`Queue.put_back`) the
-        chains that it holds.
+        Called between two calls of `process_queue`. No chain may be in flight afterwards, or the
+        transport's `save` is a VirtioUsageError: a device puts back (`Queue.put_back`) what it
+        holds, and takes it again if it goes on. `Block`, `Rng`, `Net` and `Console` can always do
+        so, whatever their drivers did.
         """
 
     def restore(self, state: object) -> None:

@@ -126,32 +126,51 @@ static PyObject *arrivals_read(Arrivals *self, PyObject *args)
 
 /* Passing on */
 
-/* Keep a buffer, unless it could not even hold a header (virtio 1.2 §5.1.6.3.1). */
-static void hold(Arrivals *self, Chain *chain, Outcome *outcome)
+/* Write the used element of a buffer held, which is moved away by `go_on_behind`. */
+static void give(Arrivals *self, uint32_t index, uint64_t length)
 {
-    uint64_t size = chain->streams[WRITABLE].size;
+    Chain *chain = self->held[index];
 
-    if (size >= HEADER_SIZE) {
-        self->held[self->held_count++] = chain;
-        self->room += size;
-        return;
-    }
-    ring_give(self->ring, chain, 0);
-    self->ring->format->publish(self->ring);
+    self->room -= chain->streams[WRITABLE].size;
+    ring_give(self->ring, chain, (uint32_t)length);
     Py_DECREF((PyObject *)chain);
-    outcome->bad_buffers++;
+}
+
+/* The driver sees the first buffers again, all at one moment (§5.1.6.4.1). */
+static void go_on_behind(Arrivals *self, uint32_t count)
+{
+    self->ring->format->publish(self->ring);
+    self->held_count -= count;
+    memmove(self->held, self->held + count, self->held_count * sizeof *self->held);
+}
+
+/* Give first buffers back empty that could not even hold a header (virtio 1.2 §5.1.6.3.1). Those
+ * behind them wait until they are the first ones: what goes back in order leaves buffers that
+ * were taken last, and those can be put back. */
+static void refuse_first(Arrivals *self, Outcome *outcome)
+{
+    uint32_t count = 0;
+
+    while (count < self->held_count && self->held[count]->streams[WRITABLE].size < HEADER_SIZE)
+        give(self, count++, 0);
+    if (count)
+        go_on_behind(self, count);
+    outcome->bad_buffers += count;
 }
 
 /* Hold buffers until they have room for `size` bytes, or no further one could help: 1; the driver
  * has to add some first, or offers useless ones without end: 0; an error: -1. */
 static int gather(Arrivals *self, uint64_t size, Outcome *outcome)
 {
+    refuse_first(self, outcome);
     for (uint32_t taken = 0; self->room < size && self->held_count < self->most; taken++) {
         Chain *chain;
         int found = taken < self->ring->size ? ring_take(self->ring, &chain) : 0;
         if (found <= 0)
             return found;
-        hold(self, chain, outcome);
+        self->held[self->held_count++] = chain;
+        self->room += chain->streams[WRITABLE].size;
+        refuse_first(self, outcome);
     }
     return 1;
 }
@@ -190,20 +209,6 @@ static uint64_t part_of(const Chain *chain, int is_last, uint64_t last)
     return is_last ? last : chain->streams[WRITABLE].size;
 }
 
-/* Give the first buffers held back, all at one moment (§5.1.6.4.1). */
-static void give(Arrivals *self, uint32_t count, uint64_t last)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        Chain *chain = self->held[i];
-        self->room -= chain->streams[WRITABLE].size;
-        ring_give(self->ring, chain, (uint32_t)part_of(chain, i + 1 == count, last));
-        Py_DECREF((PyObject *)chain);
-    }
-    self->ring->format->publish(self->ring);
-    self->held_count -= count;
-    memmove(self->held, self->held + count, self->held_count * sizeof *self->held);
-}
-
 /* Put a frame into the buffers held, which have room for it: 1; the queue was stopped: 0; an
  * error: -1. */
 static int put(Arrivals *self, unsigned char *frame, uint64_t size)
@@ -229,9 +234,12 @@ static int put(Arrivals *self, unsigned char *frame, uint64_t size)
     }
     if (guest->wrote)
         running = ring_enter(self->ring);
-    if (running > 0)
-        give(self, count, last);
-    return running;
+    if (running <= 0)
+        return running;
+    for (uint32_t i = 0; i < count; i++)
+        give(self, i, part_of(self->held[i], i + 1 == count, last));
+    go_on_behind(self, count);
+    return 1;
 }
 
 /* §5.1.4.1: no larger than the MTU, unless it is segmented. */
@@ -295,6 +303,21 @@ static PyObject *arrivals_deliver(Arrivals *self, PyObject *object)
         PyErr_Clear(); /* the next call meets it again */
     return Py_BuildValue("(KKIIII)", outcome.frames, outcome.bytes, outcome.malformed,
                          outcome.too_large, outcome.link_down, outcome.bad_buffers);
+}
+
+/* Saving */
+
+static PyObject *arrivals_put_back(Arrivals *self, PyObject *Py_UNUSED(ignored))
+{
+    if (begin(self) < 0)
+        return NULL;
+    while (self->held_count && ring_untake(self->ring, self->held[self->held_count - 1])) {
+        Chain *chain = self->held[--self->held_count];
+        self->room -= chain->streams[WRITABLE].size;
+        Py_DECREF((PyObject *)chain);
+    }
+    self->busy = 0;
+    Py_RETURN_NONE;
 }
 
 /* Life */
@@ -361,6 +384,9 @@ static PyMethodDef methods[] = {
      "Raises:\n"
      "    QueueError: the driver's rings break a rule. A fault behind frames waits for the next\n"
      "        call."},
+    {"put_back", (PyCFunction)arrivals_put_back, METH_NOARGS,
+     "put_back($self, /)\n--\n\n"
+     "Make the buffers available again that were taken and not filled; frames still wait."},
     {NULL, NULL, 0, NULL},
 };
 

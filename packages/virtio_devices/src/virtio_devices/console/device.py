@@ -171,11 +171,15 @@ class Console:
         self._features = 0
 
     def save(self) -> ConsoleState:
-        """The size, which ends are open, and what the driver has not been told yet."""
+        """The size, which ends are open, and what neither side has been told yet.
+
+        A buffer of output of which a part was written is put back, and the part is counted.
+        """
         return ConsoleState(
             size=self._size,
             host_open=tuple(self._host_open),
             guest_open=tuple([active.guest_open for active in self._active]),
+            written=tuple([active.put_back() for active in self._active]),
             messages=self._messages.save(),
         )
 
@@ -187,9 +191,11 @@ class Console:
         """
         if not isinstance(state, ConsoleState):
             raise InvalidState("is none of a console")
-        sides = (len(state.host_open), len(state.guest_open))
-        if sides != (len(self._ports), len(self._active)):
+        sides = (len(state.host_open), len(state.guest_open), len(state.written))
+        if sides != (len(self._ports), len(self._active), len(self._active)):
             raise InvalidState(f"has {sides} ends of ports")
+        if not all(count >= 0 for count in state.written):
+            raise InvalidState(f"has {state.written} bytes of buffers written")
         for port, event, message in state.messages:
             if port >= len(self._ports) or not is_message(port, event, message):
                 raise InvalidState(f"has no message of port {port} in {message!r}")
@@ -198,8 +204,10 @@ class Console:
         except VirtioUsageError as error:
             raise InvalidState(f"has a size that cannot be: {error}") from error
         self._host_open[:] = state.host_open
-        for active, is_open in zip(self._active, state.guest_open, strict=True):
+        opened = zip(self._active, state.guest_open, state.written, strict=True)
+        for active, is_open, written in opened:
             active.guest_open = is_open
+            active.go_on_behind(written)
         self._messages.restore(state.messages)
 
     # For the VMM, from any thread

@@ -81,6 +81,20 @@ class ActivePort:
             self._transmitter.close()
             self._transmitter = None
 
+    def put_back(self) -> int:
+        """Hold no buffer any more; how many bytes of the next one of output have gone out."""
+        if self._receiver is not None:
+            self._receiver.put_back()
+        if self._transmitter is None:
+            return 0
+        self._transmitter.put_back()
+        return self._transmitter.written
+
+    def go_on_behind(self, written: int) -> None:
+        """Leave out so much of the next buffer of output, which `put_back` counted."""
+        if self._transmitter is not None:
+            self._transmitter.written = written
+
     def process(self, index: int, *, host_open: bool) -> bool:
         """Move bytes of one of its queues, if both ends are open; True if more may be there."""
         if index != self._receive_index:

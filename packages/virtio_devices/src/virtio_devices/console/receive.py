@@ -66,6 +66,12 @@ class PortReceiver:
                 return False
         return True
 
+    def put_back(self) -> None:
+        """Make the buffer available again that was taken, if nothing came for it after all."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._queue.put_back(held[0])
+
     def _take(self) -> bool:
         """Take a buffer; False if there is none and a kick will tell of one."""
         chain = self._queue.pop()

@@ -26,9 +26,21 @@ class PortTransmitter:
         queue: where bytes come from.
         memory: guest memory that holds them.
         output: where they go.
+
+    Attributes:
+        written: bytes of the next buffer that have gone out before, when it was put back.
     """
 
-    __slots__ = ("_chain", "_memory", "_output", "_queue", "_spans", "_waits", "_writability")
+    __slots__ = (
+        "_chain",
+        "_memory",
+        "_output",
+        "_queue",
+        "_spans",
+        "_waits",
+        "_writability",
+        "written",
+    )
 
     def __init__(self, queue: Queue, memory: GuestMemory, output: Output) -> None:
         self._queue = queue
@@ -37,6 +49,7 @@ class PortTransmitter:
         self._chain: DescriptorChain | None = None
         self._spans: list[tuple[int, int]] = []  # of the chain, taken from it and not written
         self._waits = False
+        self.written = 0
         self._writability: Writability | None = None
 
     @property
@@ -57,8 +70,7 @@ class PortTransmitter:
         self._queue.disable_notification()
         for _ in range(BUDGET):
             if self._chain is None:
-                self._chain = self._queue.pop()
-                if self._chain is None and not self._queue.enable_notification():
+                if not self._take() and not self._queue.enable_notification():
                     return False
             elif not self._spans and not self._chain.reader.remaining:
                 self._queue.add_used(self._chain, 0)
@@ -69,14 +81,33 @@ class PortTransmitter:
                 return False
         return True
 
+    def put_back(self) -> None:
+        """Make the buffer available again of which only a part was written."""
+        chain, self._chain = self._chain, None
+        if chain is not None:
+            rest = sum([size for _address, size in self._spans]) + chain.reader.remaining
+            self.written = chain.reader.size - rest
+            self._spans = []
+            self._queue.put_back(chain)
+
     def close(self) -> None:
         """Forget the buffer that waits, and the wait."""
         self._chain = None
         self._spans = []
+        self.written = 0
         self._waits = False
         if self._writability is not None:
             self._writability.close()
             self._writability = None
+
+    def _take(self) -> bool:
+        """Take a buffer, without what has gone out of it; False if there is none."""
+        chain = self._chain = self._queue.pop()
+        if chain is None:
+            return False
+        chain.reader.spans(min(self.written, chain.reader.size))
+        self.written = 0
+        return True
 
     def _discard(self, chain: DescriptorChain) -> None:
         self._output.lost += sum([size for _address, size in self._spans]) + chain.reader.remaining

@@ -48,6 +48,9 @@ _OWN_FEATURES = int(
 class Net:
     """A network card.
 
+    Its queues of frames must be a `SplitQueue` or a `PackedQueue`, as the transports make them:
+    they are worked off in C.
+
     Args:
         backend: the other end of the cable, for example a `Tap`; it stays the caller's to close.
         mac: 6 bytes, the card's address; random if it is not given.
@@ -130,6 +133,7 @@ class Net:
 
         Raises:
             DeviceFailed: the backend does not do what it offered.
+            VirtioUsageError: a queue of frames is none of this package's.
         """
         features = self._features
         try:
@@ -193,9 +197,14 @@ class Net:
         self._change_status(config.ANNOUNCE, on=False)
 
     def save(self) -> NetState:
-        """What the driver chose, and the state of the link."""
+        """What the driver chose, and the state of the link.
+
+        Frames that were read from the backend while the driver had no room for them stay with this
+        card: for a restored one they are lost, as frames may be on any network.
+        """
         if self._queues is None:
             return NetState(self._mac, self._status, 0, 1)
+        self._queues.put_back()
         return NetState(self._mac, self._status, self._offloads, self._queues.active_pairs)
 
     def restore(self, state: object) -> None:

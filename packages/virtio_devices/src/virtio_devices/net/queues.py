@@ -6,6 +6,8 @@ Receive queue N is 2N, transmit queue N is 2N + 1, the control queue comes after
 
 from __future__ import annotations
 
+from virtio_devices._core import Ring
+from virtio_devices.errors import VirtioUsageError
 from virtio_devices.net.features import NetFeature
 from virtio_devices.queue.serve import serve
 
@@ -52,8 +54,17 @@ class NetQueues:
         self._control_index = 2 * len(self._fds) if features & NetFeature.CTRL_VQ else None
 
     def open(self, index: int, queue: Queue) -> None:
-        """Begin to work on one queue that the driver has set up."""
+        """Begin to work on one queue that the driver has set up.
+
+        Raises:
+            VirtioUsageError: it is none of this package's, and C could not take chains from it.
+        """
         if index < 2 * len(self._fds):
+            if not isinstance(queue, Ring):
+                kind = type(queue).__name__
+                raise VirtioUsageError(
+                    f"frames go through a SplitQueue or a PackedQueue, not through a {kind}"
+                )
             fd = self._fds[index // 2]
             if index % 2:
                 self._transmitters[index] = self._make_transmitter(queue, fd)
@@ -75,6 +86,11 @@ class NetQueues:
         """Forget every queue."""
         for index in list(self._queues):
             self.close(index)
+
+    def put_back(self) -> None:
+        """Hold no chain of the driver's any more; the next `process` takes them again."""
+        for receiver in self._receivers.values():
+            receiver.put_back()
 
     def process(self, index: int, *, link_up: bool) -> bool:
         """Work off one queue; True if more is left. Nothing happens for one that is not there."""

@@ -79,6 +79,10 @@ class Receiver:
             left -= max(before - arrivals.waiting, 1)
         return more or arrivals.waiting > 0
 
+    def put_back(self) -> None:
+        """Make buffers available again that were taken for a frame that waits for more of them."""
+        self._arrivals.put_back()
+
     def _read(self, limit: int) -> bool:
         """The next frames; False if there are no others behind them."""
         try:

@@ -326,7 +326,7 @@ class DeviceLifecycle:
         """All of it, between two calls of `process_queue`.
 
         Raises:
-            VirtioUsageError: the device holds chains that cannot be put back now.
+            VirtioUsageError: chains are in flight that the device did not put back.
         """
         with self._lock:
             device = self._device.save() if saves_state(self._device) else None

@@ -179,7 +179,8 @@ class MmioTransport:
         """What `restore` needs, besides guest memory.
 
         Raises:
-            VirtioUsageError: the device holds chains that cannot be put back now.
+            VirtioUsageError: chains are in flight that the device did not put back. None of
+                this package's devices leaves any.
         """
         life = self._life.save()
         with self._lock:

@@ -166,7 +166,8 @@ class PciTransport:
         """What `restore` needs, besides guest memory.
 
         Raises:
-            VirtioUsageError: the device holds chains that cannot be put back now.
+            VirtioUsageError: chains are in flight that the device did not put back. None of
+                this package's devices leaves any.
         """
         life = self._life.save()
         with self._config_lock:
