@@ -16,6 +16,7 @@ from virtio_devices import (
     RawImage,
     Rng,
     VirtioUsageError,
+    serve,
 )
 from virtio_devices.testing import (
     BlockDriver,
@@ -340,20 +341,75 @@ def test_a_disk_is_read_and_written(memory, tmp_path, pci, features):
         (0, b""),
         (0, b"serial".ljust(20, b"\0")),
         (2, b""),
-        (1, bytes(512)),
+        (1, b"\xff" * 512),
     ]
 
 
-def test_a_disk_without_answer_is_noticed(memory):
-    """The last byte is the status; none at all is against §5.2.6.2."""
+class Liar(Rng):
+    """A disk that does nothing but to claim that it did."""
+
+    def __init__(self, serve_chain):
+        super().__init__()
+        self._serve_chain = serve_chain
+
+    def process_queue(self, _index):
+        return serve(self._queue, self._serve_chain)
+
+    def activate(self, memory, queues, interrupt):
+        super().activate(memory, queues, interrupt)
+        self._queue = queues[0]
+
+
+def claim_everything(chain):
+    return chain.writer.size
+
+
+def claim_one_byte(chain):
+    chain.writer.write(b"\0")
+    return 1
+
+
+def claim_nothing(_chain):
+    return 0
+
+
+def write_a_strange_status(chain):
+    chain.writer.write(bytes(chain.writer.size - 1) + b"\3")
+    return chain.writer.size
+
+
+@pytest.mark.parametrize("features", [0, int(Feature.RING_PACKED)], ids=["split", "packed"])
+@pytest.mark.parametrize(
+    ("liar", "problem"),
+    [
+        (claim_everything, "came back with status 0xff"),
+        (claim_one_byte, "without status: 1 bytes of 513"),
+        (claim_nothing, "without status: 0 bytes of 513"),
+        (write_a_strange_status, "came back with status 0x3"),
+    ],
+)
+def test_a_disk_that_does_not_answer_is_noticed(memory, features, liar, problem):
+    """Nothing that was in the buffers before passes for a status, and the length must reach it."""
     loop = Loop()
-    transport = MmioTransport(Rng(lambda _size: b""), memory, InterruptCounter(), kick=loop.kick)
+    transport = MmioTransport(Liar(liar), memory, InterruptCounter(), kick=loop.kick)
     disk = BlockDriver(MmioDriver(transport), memory, span=0x8000)
-    disk.start()
-    disk.flush()
+    disk.start(features)
+    disk.read(0)
     loop.run(transport)
-    with pytest.raises(DeviceViolation, match="without status"):
+    with pytest.raises(DeviceViolation, match=problem):
         disk.answers()
+
+
+@pytest.mark.parametrize("fill", [0, 0xA5])
+def test_buffers_hold_what_the_test_wants_until_the_device_writes(ring, memory, fill):
+    """What a device did not write can be told from what it did."""
+    driver, queue = ring.pair(memory)
+    driver.add(writable=[4, 4], fill=fill)
+    chain = queue.pop()
+    chain.writer.write(b"data")
+    queue.add_used(chain, 8)
+    (used,) = driver.collect()
+    assert (used.data, used.room) == (b"data" + bytes([fill]) * 4, 8)
 
 
 def behind(pci, device, memory, loop):

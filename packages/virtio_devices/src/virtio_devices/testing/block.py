@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 
 from virtio_devices.block.request import (
+    S_IOERR,
+    S_OK,
+    S_UNSUPP,
     T_DISCARD,
     T_FLUSH,
     T_GET_ID,
@@ -19,10 +22,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from virtio_devices.testing.buffers import UsedBuffer
     from virtio_devices.testing.packed import PackedDriver
     from virtio_devices.testing.queues import TransportDriver
     from virtio_devices.testing.split import SplitDriver
     from vm_memory import GuestMemory
+
+_STATUSES = (S_OK, S_IOERR, S_UNSUPP)
+
+#: What buffers are full of until the device writes: no status, and unlike an empty sector.
+_UNWRITTEN = 0xFF
 
 _header = struct.Struct("<IIQ")  # type, reserved, sector
 _range = struct.Struct("<QII")  # sector, num_sectors, flags
@@ -34,7 +43,7 @@ class BlockAnswer:
     Attributes:
         head: what the method that made the request returned.
         status: VIRTIO_BLK_S_OK is 0, IOERR 1, UNSUPP 2.
-        data: what was read.
+        data: what was read; 0xFF where nothing was.
     """
 
     __slots__ = ("data", "head", "status")
@@ -132,7 +141,8 @@ class BlockDriver:
     ) -> int:
         """Any request, also one that the device must refuse: header, data, room, status byte."""
         readable: Sequence[bytes] = [_header.pack(kind, 0, sector), *([data] if data else [])]
-        head = self.queue.add(readable, [*([room] if room else []), 1], indirect=indirect)
+        writable = [*([room] if room else []), 1]
+        head = self.queue.add(readable, writable, indirect=indirect, fill=_UNWRITTEN)
         if self.queue.needs_kick():
             self._transport.notify(0)
         return head
@@ -141,11 +151,19 @@ class BlockDriver:
         """The answers that came since the last call.
 
         Raises:
-            DeviceViolation: a request came back without a status.
+            DeviceViolation: a request came back without a status, or with one that is none.
         """
-        answers = []
-        for used in self.queue.collect():
-            if not used.data:
-                raise DeviceViolation(f"request {used.head} came back without status", "5.2.6.2")
-            answers.append(BlockAnswer(used.head, used.data[-1], used.data[:-1]))
-        return answers
+        return [_answer(used) for used in self.queue.collect()]
+
+
+def _answer(used: UsedBuffer) -> BlockAnswer:
+    """The status is the last byte that there is room for: a length below that leaves it out."""
+    if len(used.data) != used.room:
+        raise DeviceViolation(
+            f"request {used.head} came back without status: {len(used.data)} bytes of {used.room}",
+            "2.7.8.2",
+        )
+    status = used.data[-1]
+    if status not in _STATUSES:
+        raise DeviceViolation(f"request {used.head} came back with status {status:#x}", "5.2.6")
+    return BlockAnswer(used.head, status, used.data[:-1])

@@ -24,16 +24,18 @@ class UsedBuffer:
     Attributes:
         head: what the driver's `add` returned for it.
         data: the bytes that the device says it wrote, from the beginning of the writable part.
+        room: bytes of the writable part.
     """
 
-    __slots__ = ("data", "head")
+    __slots__ = ("data", "head", "room")
 
-    def __init__(self, head: int, data: bytes) -> None:
+    def __init__(self, head: int, data: bytes, room: int) -> None:
         self.head = head
         self.data = data
+        self.room = room
 
     def __repr__(self) -> str:
-        return f"UsedBuffer(head={self.head}, data={self.data!r})"
+        return f"UsedBuffer(head={self.head}, data={self.data!r}, room={self.room})"
 
 
 class Request:
@@ -65,8 +67,8 @@ class Buffers:
         self._memory = memory
         self._arena = Arena(start, end)
 
-    def place(self, readable: Sequence[bytes], writable: Sequence[int]) -> Request:
-        """Put the buffers of a request into memory, writable ones zeroed.
+    def place(self, readable: Sequence[bytes], writable: Sequence[int], fill: int) -> Request:
+        """Put the buffers of a request into memory, writable ones full of a byte.
 
         Raises:
             MemoryError: no room; nothing stays allocated.
@@ -78,7 +80,7 @@ class Buffers:
             request.elements.append((address, len(data), 0))
         for size in writable:
             address = self._allocate(request, size)
-            self._memory.write(address, bytes(size))
+            self._memory.write(address, bytes([fill]) * size)
             request.elements.append((address, size, DESC_F_WRITE))
         return request
 
@@ -100,13 +102,14 @@ class Buffers:
             DeviceViolation: `length` is more than the request has room for.
         """
         writable = request.writable
-        if length > sum([size for _address, size in writable]):
+        room = sum([size for _address, size in writable])
+        if length > room:
             raise DeviceViolation(
                 f"{length:#x} bytes were written into head {head}, more than it has", "2.7.8.2"
             )
         data = b"".join([self._memory.read(*buffer) for buffer in writable])[:length]
         self.release(request)
-        return UsedBuffer(head, data)
+        return UsedBuffer(head, data, room)
 
     def release(self, request: Request) -> None:
         """Free the memory of a request."""

@@ -86,13 +86,15 @@ class PackedDriver:
         writable: Sequence[int] = (),
         *,
         indirect: bool = False,
+        fill: int = 0,
     ) -> int:
         """Make one request available.
 
         Args:
             readable: the readable buffers, one descriptor each.
-            writable: bytes of each writable buffer, zeroed before the device gets them.
+            writable: bytes of each writable buffer.
             indirect: put the descriptors into an indirect table (INDIRECT_DESC).
+            fill: the byte that writable buffers are full of before the device gets them.
 
         Returns:
             The buffer id, by which `collect` names the request when it comes back.
@@ -107,7 +109,7 @@ class PackedDriver:
             raise VirtioUsageError(
                 f"{needed} descriptors of {self._free} free ones, {count} buffers"
             )
-        request = self._buffers.place(readable, writable)
+        request = self._buffers.place(readable, writable, fill)
         elements = request.elements
         if indirect:
             entries = [descriptor_format.pack(*buffer[:2], 0, buffer[2]) for buffer in elements]

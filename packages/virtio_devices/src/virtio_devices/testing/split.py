@@ -79,13 +79,15 @@ class SplitDriver:
         writable: Sequence[int] = (),
         *,
         indirect: bool = False,
+        fill: int = 0,
     ) -> int:
         """Make one request available.
 
         Args:
             readable: the readable buffers, one descriptor each.
-            writable: bytes of each writable buffer, zeroed before the device gets them.
+            writable: bytes of each writable buffer.
             indirect: put the descriptors into an indirect table (INDIRECT_DESC).
+            fill: the byte that writable buffers are full of before the device gets them.
 
         Returns:
             The head, by which `collect` names the request when it comes back.
@@ -100,7 +102,7 @@ class SplitDriver:
             raise VirtioUsageError(
                 f"{needed} descriptors of {len(self._free)} free ones, {count} buffers"
             )
-        request = self._buffers.place(readable, writable)
+        request = self._buffers.place(readable, writable, fill)
         if indirect:
             entries = self._linked(request, range(count))
             table, length = self._buffers.place_table(request, entries)
