@@ -481,6 +481,17 @@ def test_failure_at_activation_becomes_needs_reset(block, recorder):
     assert block.driver.status == 15 | NEEDS_RESET
 
 
+def test_a_device_that_was_reset_at_work_has_no_more_to_do(started, recorder):
+    """What it says of the queue that it had is void; nobody calls again for it."""
+
+    def process_queue(_index):
+        started.transport.reset()
+        return True
+
+    recorder.process_queue = process_queue
+    assert started.transport.process_queue(0) is False
+
+
 def test_a_mistake_of_the_device_is_not_hidden(started, recorder):
     """A bug stays a traceback; it is no guest's doing."""
     recorder.failure = ZeroDivisionError()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from virtio_devices import (
     Block,
+    BlockState,
     Console,
     ConsolePort,
     DeviceViolation,
@@ -22,6 +23,7 @@ from virtio_devices import (
     Net,
     NetFeature,
     PciTransport,
+    QueueState,
     RawImage,
     Rng,
     VirtioUsageError,
@@ -399,6 +401,12 @@ def changed(state, **fields):
         ({"registers": ()}, "2 queues"),
         ({"device": None}, "none of a disk"),
         ({"device": (True,)}, "none of a disk"),
+        ({"device": BlockState(1)}, "has 1 for writeback"),
+        ({"failure": "x"}, "failed and queues in operation"),
+        ({"config": b""}, "configuration space of 0 bytes"),
+        ({"config": bytes(999)}, "configuration space of 999 bytes"),
+        ({"status": 1, "rings": (None, None)}, "accepted by no driver"),
+        ({"status": 3, "rings": (None, None)}, "set up too early"),
     ],
     ids=repr,
 )
@@ -425,6 +433,73 @@ def test_a_queue_elsewhere_than_its_registers_say_is_refused(twin, registers):
     state = twin.transport.save()
     first, *others = state.life.registers
     refused(twin, changed(state, registers=(first._replace(**registers), *others)))
+
+
+def test_a_queue_cannot_have_been_reset_without_the_feature(twin):
+    """RING_RESET is not among what this driver accepted."""
+    state = twin.transport.save()
+    assert not state.life.features & Feature.RING_RESET
+    first, *others = state.life.registers
+    first = first._replace(size=0, ready=False, was_reset=True, areas=(0, 0, 0))
+    record = changed(state, registers=(first, *others), rings=(None, *state.life.rings[1:]))
+    assert "reset alone" in refused(twin, record)
+
+
+def leaves(record, path=()):
+    """Where the values of a record are, and the parts that are made of them."""
+    yield path
+    fields = record.__slots__ if isinstance(record, QueueState) else range(len(record))
+    for field in fields:
+        value = getattr(record, field) if isinstance(record, QueueState) else record[field]
+        if isinstance(value, tuple | QueueState):
+            yield from leaves(value, (*path, field))
+        else:
+            yield (*path, field)
+
+
+def replaced(record, path, value):
+    """The same with another value at one place."""
+    if not path:
+        return value
+    field, *rest = path
+    if isinstance(record, QueueState):
+        fields = {name: getattr(record, name) for name in record.__slots__}
+        fields[field] = replaced(fields[field], rest, value)
+        return QueueState(**fields)
+    values = list(record)
+    values[field] = replaced(values[field], rest, value)
+    return record._make(values) if hasattr(record, "_make") else tuple(values)
+
+
+junk = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.integers(0, 300), st.floats(), st.text()),
+    *(st.binary(max_size=70), st.tuples(), st.tuples(st.integers(0, 9)), st.just(object())),
+)
+
+
+@pytest.mark.parametrize("host", [Numbers, Disk, Card, Terminals])
+@pytest.mark.parametrize("pci", [False, True], ids=["mmio", "pci"])
+@settings(max_examples=150, deadline=None)
+@given(st.data(), junk, st.integers(0, 127))
+def test_a_record_with_anything_in_it_is_refused_or_taken_as_it_is(pci, host, data, value, one):
+    """Any value at any place: InvalidState, or a device whose record is the same again."""
+    twin = Twin(host(), pci)
+    try:
+        twin.start(one, 0)
+        twin.ask(0, 0)
+        twin.kick(0, 0)
+        state = twin.transport.save()
+        path = data.draw(st.sampled_from(list(leaves(state))))
+        record = replaced(state, path, value)
+        fresh = twin.make()
+        try:
+            fresh.restore(record)
+        except InvalidState:
+            return
+        assert repr(fresh.save()) == repr(record)
+        fresh.reset()
+    finally:
+        twin.close()
 
 
 def test_a_ring_that_cannot_be_is_refused(twin):

@@ -48,8 +48,8 @@ class Device(Protocol):
     def config(self) -> bytes:
         """The whole configuration space as the driver shall see it now.
 
-        A change makes a new object: a change in place would show a driver half of it. Any
-        thread may ask, at any time.
+        A change makes a new object, of the same length: a change in place would show a driver half
+        of it. Any thread may ask, at any time.
         """
 
     @property

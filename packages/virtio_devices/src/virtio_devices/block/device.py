@@ -18,6 +18,7 @@ from virtio_devices.block.serving import serve_requests
 from virtio_devices.block.state import BlockState
 from virtio_devices.errors import InvalidState, VirtioUsageError
 from virtio_devices.features import DeviceId
+from virtio_devices.records import check_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,9 +152,10 @@ class Block:
         """
         if not isinstance(state, BlockState):
             raise InvalidState("is none of a disk")
+        check_record(state, BlockState)
         if state.writeback != self._writeback and not self._accepted & _CONFIG_WCE:
             raise InvalidState("has a cache mode that its driver cannot choose")
-        self._set_writeback(bool(state.writeback))
+        self._set_writeback(state.writeback)
 
     def _set_writeback(self, writeback: bool) -> None:
         self._writeback = writeback

@@ -20,6 +20,7 @@ from virtio_devices.console.state import ConsoleState
 from virtio_devices.errors import DriverViolation, InvalidState, VirtioUsageError
 from virtio_devices.features import DeviceId
 from virtio_devices.queue.serve import serve
+from virtio_devices.records import check_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class Console:
         """
         if not isinstance(state, ConsoleState):
             raise InvalidState("is none of a console")
+        check_record(state, ConsoleState)
         sides = (len(state.host_open), len(state.guest_open), len(state.written))
         if sides != (len(self._ports), len(self._active), len(self._active)):
             raise InvalidState(f"has {sides} ends of ports")

@@ -20,6 +20,7 @@ from virtio_devices.net.queues import NetQueues
 from virtio_devices.net.receive import Receiver
 from virtio_devices.net.state import NetState
 from virtio_devices.net.transmit import Transmitter
+from virtio_devices.records import check_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ class Net:
         """
         if not isinstance(state, NetState):
             raise InvalidState("is none of a network card")
+        check_record(state, NetState)
         mac, status, offloads, pairs = state
         own_mac = mac == self._initial_mac or self._features & NetFeature.CTRL_MAC_ADDR
         own_pairs = pairs == 1 or self._features & NetFeature.MQ
@@ -223,6 +225,8 @@ class Net:
             raise InvalidState("has an address or queues that its driver cannot choose")
         if status & ~(config.LINK_UP | config.ANNOUNCE) or offloads & ~self._features:
             raise InvalidState(f"has status {status:#x} and offloads {offloads:#x}")
+        if self._queues is None and (offloads, pairs) != (0, 1):
+            raise InvalidState("has offloads or pairs of queues in use, and no queues")
         self._mac, self._status = mac, status
         self._update_config()
         if self._queues is None:

@@ -352,6 +352,8 @@ class DeviceLifecycle:
             DeviceFailed: the host cannot give the device what it needs.
         """
         check_life(state, len(self.queues))
+        size = len(state.config)
+        require(size == len(self._device.config), f"has a configuration space of {size} bytes")
         with self._lock:
             require(not self._status, "is restored into a device that is in use")
             try:
@@ -382,6 +384,8 @@ class DeviceLifecycle:
             self._resume(state)
         if saves_state(self._device):
             self._device.restore(state.device)
+        else:
+            require(state.device is None, "is of a device that remembers more")
         if self._activation is not None:
             self._activation.quiet = False
         self._generation.restore(state.config, state.generation)

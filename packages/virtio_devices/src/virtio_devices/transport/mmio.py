@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from threading import Lock
 
+from virtio_devices.records import check_record
 from virtio_devices.transport.lifecycle import DeviceLifecycle
 from virtio_devices.transport.state import MmioState, check_numbers
 
@@ -197,6 +198,7 @@ class MmioTransport:
                 transport is as new.
             DeviceFailed: the host cannot give the device what it needs.
         """
+        check_record(state, MmioState)
         check_numbers([state.interrupt_status], _USED_BUFFER | _CONFIG_CHANGE, "an InterruptStatus")
         check_numbers(state.selectors, 0xFFFF_FFFF, "a selector")
         self._life.restore(state.life)

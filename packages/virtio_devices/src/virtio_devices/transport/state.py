@@ -1,5 +1,7 @@
 """What the transports' `save` returns and `restore` takes: plain records, and what they must hold.
 
+`virtio_devices.records` has looked at the types of all values before.
+
 Guest memory, the interrupt controller and the host's side of a device are saved by whoever owns
 them. A kick that is on its way is in no record: process every queue once after a restore.
 """
@@ -10,13 +12,12 @@ from typing import NamedTuple
 
 from virtio_devices.errors import InvalidState, StatusViolation
 from virtio_devices.features import Feature
-from virtio_devices.transport.status import DRIVER_OK, FEATURES_OK, steps_between
+from virtio_devices.queue.state import QueueState  # noqa: TC001 - `check_record` looks for it
+from virtio_devices.transport.status import DRIVER, DRIVER_OK, FEATURES_OK, steps_between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from virtio_devices.queue.state import QueueState
 
 _UINT32 = (1 << 32) - 1
 _UINT64 = (1 << 64) - 1
@@ -102,7 +103,7 @@ class PciState(NamedTuple):
 
 
 def check_life(state: LifecycleState, queues: int) -> None:
-    """Check that a record is at one with itself, for a device with so many queues.
+    """Check that the values of a record agree with each other, for a device with so many queues.
 
     Raises:
         InvalidState: it is not.
@@ -116,23 +117,27 @@ def check_life(state: LifecycleState, queues: int) -> None:
         raise InvalidState(f"has an impossible status: {error}") from error
     started = bool(state.status & DRIVER_OK)
     require(started or state.failure is None, "has failed before it was started")
-    require(started or not any(state.rings), "has queues in operation before it was started")
+    operating = any(ring is not None for ring in state.rings)
+    require(started or not operating, "has queues in operation before it was started")
+    accepted = state.features or state.unknown_features
+    require(not accepted or bool(state.status & DRIVER), "has features accepted by no driver")
+    require(state.failure is None or not operating, "has failed and queues in operation")
     for index, (registers, ring) in enumerate(zip(state.registers, state.rings, strict=True)):
-        _check_registers(index, registers, state.status)
+        _check_registers(index, registers, state)
         if ring is not None:
             _check_ring(index, registers, ring, state.features)
         elif registers.ready and started and state.failure is None:
             raise InvalidState(f"has queue {index} enabled and not in operation")
 
 
-def _check_registers(index: int, registers: QueueRegisters, status: int) -> None:
+def _check_registers(index: int, registers: QueueRegisters, state: LifecycleState) -> None:
     what = f"registers of queue {index}"
     check_numbers([registers.size], _UINT32, what)
     check_numbers(registers.areas, _UINT64, what)
-    require(len(registers.areas) == 3, f"has not three areas of queue {index}")
-    written = registers.ready or registers.was_reset
-    require(not written or bool(status & FEATURES_OK), f"has queue {index} set up too early")
-    contrary = registers.was_reset and (registers.ready or not status & DRIVER_OK)
+    written = registers != QueueRegisters(0, ready=False, was_reset=False, areas=(0, 0, 0))
+    require(not written or bool(state.status & FEATURES_OK), f"has queue {index} set up too early")
+    could_reset = state.status & DRIVER_OK and state.features & Feature.RING_RESET
+    contrary = registers.was_reset and (registers.ready or not could_reset)
     require(not contrary, f"has queue {index} reset alone, which it cannot have been")
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from threading import Lock
 
 from virtio_devices.errors import VirtioUsageError
+from virtio_devices.records import check_record
 from virtio_devices.transport.lifecycle import DeviceLifecycle
 from virtio_devices.transport.pci import registers
 from virtio_devices.transport.pci.common import QUEUE_RULES, CommonConfiguration
@@ -13,7 +14,7 @@ from virtio_devices.transport.pci.configuration import ConfigurationSpace
 from virtio_devices.transport.pci.interrupts import PciInterrupts
 from virtio_devices.transport.pci.msix import MsixTable
 from virtio_devices.transport.pci.window import ConfigurationWindow
-from virtio_devices.transport.state import PciState
+from virtio_devices.transport.state import PciState, require
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,11 +196,13 @@ class PciTransport:
                 transport is of no use any more.
             DeviceFailed: the host cannot give the device what it needs.
         """
+        check_record(state, PciState)
         with self._config_lock:
             self._space.restore(state.space)
             self._msix.restore(state.table, state.pending, self._message_control())
             self._common.restore(state.selectors)
             self._interrupts.restore(state.isr, state.config_vector, state.queue_vectors)
+            require(self._space.save() == state.space, "shows an interrupt that its ISR does not")
         self._life.restore(state.life)
 
     @property
