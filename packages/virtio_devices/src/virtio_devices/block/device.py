@@ -39,14 +39,16 @@ class Block:
     """A disk.
 
     Requests are carried out by the thread that calls `process_queue`, one after another; that
-    thread waits for the host's disk. Reads and writes of a backend that names its file
+    thread waits for the host's disk. A transport lets one thread at a time into a device, so
+    several queues are for the driver's convenience and make nothing parallel; a driver's write to
+    the configuration space waits, too. Reads and writes of a backend that names its file
     (`FileBackend`) are given back in batches, and past the host's page cache a batch is carried out
     at once.
 
     Args:
         backend: where the bytes are; stays the caller's.
         serial: what the driver learns as the disk's serial number, up to 20 bytes.
-        queues: request queues, one for each processor that shall have its own.
+        queues: request queues, one for each processor whose driver shall have its own.
         queue_size: entries of each, a power of 2.
         report: told what the host failed at, each time; the guest hears only of "an error".
 
