@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import struct
@@ -191,8 +192,13 @@ class Rig:
         self.device = Block(self.disk, queue_size=size)
         self.machine = MmioTransport(self.device, self.memory, InterruptCounter(), kick=bool)
         self.driver = MmioDriver(self.machine)
+        self.size = size
+        self.restart()
+
+    def restart(self):
+        """Reset the device and start it."""
         self.driver.negotiate(FEATURES & ~int(Feature.EVENT_IDX))
-        self.queue = SplitDriver(self.memory, 0, size, span=0x40000)
+        self.queue = SplitDriver(self.memory, 0, self.size, span=0x40000)
         self.driver.add_queue(0, self.queue)
         self.driver.start()
 
@@ -270,6 +276,7 @@ def test_a_descriptor_that_fails_costs_nothing(stack):
     stack.callback(os.close, reader)
     stack.callback(os.close, writer)
     rig.disk.transfer_fd = reader
+    rig.restart()
     for sector in range(18):
         rig.read(sector)
     assert rig.run() == [bytes([sector + 1]) * 512 + b"\0" for sector in range(18)]
@@ -318,6 +325,51 @@ def test_a_file_lost_between_two_batches(stack):
         rig.read(sector)
     assert len(rig.run()) == 20
     assert rig.methods == ["read"] * 4
+
+
+def test_a_file_is_the_same_one_until_the_reset(stack):
+    """Its maker closes it, and the number is another file's: that one sees no byte of the guest."""
+    rig = Rig(stack)
+    number = os.dup(rig.file.fileno())
+    rig.disk.transfer_fd = number
+    rig.restart()
+    other = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    os.dup2(other.fileno(), number)
+    stack.callback(os.close, number)
+    rig.write(0, b"x" * 512)
+    rig.read(1)
+    assert rig.run() == [b"\0", b"\2" * 512 + b"\0"]
+    assert os.fstat(other.fileno()).st_size == 0
+    assert rig.disk.contents()[:512] == b"x" * 512
+    assert rig.methods == []
+    rig.restart()
+    rig.write(0, b"y" * 512)
+    rig.run()
+    assert os.fstat(other.fileno()).st_size == 512
+
+
+def test_a_reset_from_within_ends_transfers(stack):
+    """A listener may reset the device; the file of the activation is not used any more."""
+    rig = Rig(stack, listen=lambda rig, *_wrote: rig.machine.write(0x070, memoryview(bytes(4))))
+    rig.read(0)
+    assert rig.run() == []
+    assert rig.device._file is None
+
+
+def test_no_descriptor_to_spare_is_a_failed_device(stack, monkeypatch):
+    """The driver is told (DEVICE_NEEDS_RESET), the VMM why."""
+    rig = Rig(stack)
+    monkeypatch.setattr(os, "dup", refuse)
+    rig.restart()
+    assert "the file of a disk cannot be used" in str(rig.machine.failure)
+    monkeypatch.undo()
+    rig.restart()
+    rig.read(0)
+    assert rig.run() == [b"\1" * 512 + b"\0"]
+
+
+def refuse(_fd):
+    raise OSError(errno.EMFILE, "too many")
 
 
 def test_more_pieces_than_a_batch_has_room_for(stack):
@@ -472,7 +524,7 @@ def test_two_threads_on_one_queue_do_no_harm(stack):
 
     def work():
         with suppress(VirtioUsageError):
-            serve_requests(queue, executor, rig.disk)
+            serve_requests(queue, executor, rig.device._file)
 
     for _ in range(20):
         for sector in range(30):
@@ -492,7 +544,7 @@ def test_one_user_of_a_queue_at_a_time(stack):
 
     def listen(rig, *_wrote):
         with pytest.raises(VirtioUsageError, match="in use by another thread") as error:
-            serve_requests(rig.device._queues[0], rig.device._executor, rig.disk)
+            serve_requests(rig.device._queues[0], rig.device._executor, rig.device._file)
         refused.append(error)
 
     rig = Rig(stack, listen=listen)
@@ -532,6 +584,6 @@ def test_buffers_in_a_closed_region_are_not_touched(stack):
     rig.memory.regions[1].close()
     queue, executor = rig.device._queues[0], rig.device._executor
     with pytest.raises(ValueError, match="closed"):
-        serve_requests(queue, executor, rig.disk)
+        serve_requests(queue, executor, rig.device._file)
     assert [used.data[0] for used in rig.queue.collect()] == [1]
     assert queue.in_flight == frozenset()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from virtio_devices import DriverViolation, SplitQueue, VirtioUsageError
 from virtio_devices._core import Arrivals, Departures
+from virtio_devices.descriptor import OwnDescriptor, Readiness
 from virtio_devices.net.counters import NetCounters
 from virtio_devices.net.frame import HEADER_SIZE, LARGEST, SMALLEST
 from virtio_devices.net.receive import Receiver
@@ -379,7 +380,9 @@ def test_a_frame_that_waits_at_the_end_of_a_call_is_not_forgotten(make_memory, w
     memory = make_memory()
     driver = SplitDriver(memory, 0x1000, 16)
     queue = RestlessQueue(memory, driver.layout)
-    receiver = Receiver(queue, near.fileno(), NetCounters(), mergeable=True, mtu=0)
+    receiver = Receiver(
+        queue, OwnDescriptor(near.fileno()), Readiness(), NetCounters(), mergeable=True, mtu=0
+    )
     for _ in range(2):
         driver.add(writable=[60])
     far.send(message(1, 200))

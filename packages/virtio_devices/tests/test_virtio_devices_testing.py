@@ -220,11 +220,11 @@ def test_a_queue_is_of_the_negotiated_kind(memory, features, event_idx):
     assert queue.layout.areas[0] == 0x1000
 
 
-def test_bring_up_sets_up_queues_one_behind_the_other(memory):
+def test_bring_up_sets_up_queues_one_behind_the_other(memory, wire):
     """Each has its piece of memory, and the device runs."""
     loop = Loop()
     transport = MmioTransport(
-        Net(Silence(), mac=bytes(5) + b"\2"), memory, InterruptCounter(), kick=loop.kick
+        Net(wire(), mac=bytes(5) + b"\2"), memory, InterruptCounter(), kick=loop.kick
     )
     wanted = int(Feature.RING_PACKED)
     queues = bring_up(
@@ -234,19 +234,6 @@ def test_bring_up_sets_up_queues_one_behind_the_other(memory):
     assert [queue.layout.areas[0] for queue in queues] == [0x2000, 0x6000]
     assert transport.status == 15
     assert transport.features == Feature.VERSION_1 | Feature.RING_PACKED
-
-
-class Silence:
-    """A network backend on which nothing happens."""
-
-    features = 0
-    queue_fds = (0,)
-
-    def set_offloads(self, features):
-        pass
-
-    def set_active_queues(self, count):
-        pass
 
 
 class Busy(Rng):

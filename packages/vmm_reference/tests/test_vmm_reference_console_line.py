@@ -18,6 +18,7 @@ from vmm_reference import (
     ConsoleConfig,
     ConsoleMode,
     EndKind,
+    HostError,
     HostIo,
     InputFileError,
     PayloadConfig,
@@ -185,10 +186,10 @@ def test_ctrl_a_x_ends_the_machine(guest, pipe, ended):
 def test_lost_output_ends_the_machine(guest, ended, number):
     """As a program ends that writes to a closed pipe, or with what the host says."""
     reader, writer = os.pipe()
-    console = guest(TTY, stdout=writer)
     os.close(reader)
     if number == errno.EBADF:
         os.dup2(os.open(os.devnull, os.O_RDONLY), writer)
+    console = guest(TTY, stdout=writer)
     console.write(b"x")
     console.write(b"y")
     os.close(writer)
@@ -198,6 +199,12 @@ def test_lost_output_ends_the_machine(guest, ended, number):
     else:
         assert (end.kind, end.code) == (EndKind.ERROR, 1)
         assert "cannot write to stdout" in str(end)
+
+
+def test_output_that_is_closed_from_the_start_is_the_hosts(guest):
+    """One sentence, as for anything that the host does not have."""
+    with pytest.raises(HostError, match="console: bad file descriptor"):
+        guest(TTY, stdout=1 << 20)
 
 
 def test_with_a_command_stdout_is_the_commands(guest, pipe):

@@ -57,7 +57,9 @@ class Device(Protocol):
         """File descriptors to wait for, each with the queue to process when it is readable.
 
         Whoever runs the device asks after every `activate`, `process_queue` and `reset`: what a
-        device cannot use now (a packet, without a buffer to put it in) it does not wait for.
+        device cannot use now (a packet, without a buffer to put it in) it does not wait for. What
+        was named stays open as long as the device lives, for a loop on another thread may go on to
+        wait for it a moment longer.
         """
 
     def write_config(self, offset: int, data: bytes) -> None:

@@ -67,7 +67,7 @@ class ConsoleLine:
 
     Raises:
         InputFileError: the file for ``--console file=`` cannot be written.
-        HostError: the host has no pseudo terminal left.
+        HostError: the host has no pseudo terminal left, or what the console stands on is not open.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ConsoleLine:
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             size = (io.size.columns, io.size.rows) if io.size is not None else (0, 0)
-            self.device = Console(self._port(config), size=size)
+            self.device = self._device(self._port(config), size)
             self._teardown.callback(self.device.close)
             self._resized = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._teardown.callback(self._close_resized)
@@ -145,6 +145,14 @@ class ConsoleLine:
                 return self._tty_port(executes=config.payload.exec_command is not None)
             case _:
                 return ConsolePort()
+
+    @staticmethod
+    def _device(port: ConsolePort, size: tuple[int, int]) -> Console:
+        try:
+            return Console(port, size=size)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise HostError(f"cannot use the descriptors of the console: {reason}") from error
 
     def _file_port(self, path: Path) -> ConsolePort:
         fd = open_output("--console", path)

@@ -91,7 +91,11 @@ class FileBackend(Backend, Protocol):
 
     @property
     def transfer_fd(self) -> int:
-        """The open file, -1 if there is none now; asked for again and again."""
+        """The open file, -1 if there is none now; asked for again and again.
+
+        A device duplicates it when it is activated, and until it is reset uses that file, but only
+        while this is not -1: what becomes of the number meanwhile does not matter.
+        """
 
 
 def is_file(backend: Backend) -> TypeGuard[FileBackend]:

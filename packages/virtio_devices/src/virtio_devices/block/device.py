@@ -14,9 +14,9 @@ from virtio_devices.block.config import (
     offered_features,
 )
 from virtio_devices.block.executor import Executor
-from virtio_devices.block.serving import serve_requests
+from virtio_devices.block.serving import TransferFile, serve_requests
 from virtio_devices.block.state import BlockState
-from virtio_devices.errors import InvalidState, VirtioUsageError
+from virtio_devices.errors import DeviceFailed, InvalidState, VirtioUsageError
 from virtio_devices.features import DeviceId
 from virtio_devices.records import check_record
 
@@ -75,7 +75,6 @@ class Block:
         self.features = offered_features(backend, queues)
         self.queue_sizes = (queue_size,) * queues
         self._backend = backend
-        self._file = backend if is_file(backend) else None
         self._serial = serial.ljust(MAX_SERIAL, b"\0")
         self._limit = max_request_bytes(queue_size)
         self._report = report
@@ -85,6 +84,7 @@ class Block:
         self._queues: dict[int, Queue] = {}
         self._interrupt: DeviceInterrupt | None = None
         self._executor: Executor | None = None
+        self._file: TransferFile | None = None
 
     @property
     def config(self) -> bytes:
@@ -105,7 +105,15 @@ class Block:
     def activate(
         self, memory: GuestMemory, queues: Mapping[int, Queue], interrupt: DeviceInterrupt
     ) -> None:
-        """Start to serve requests."""
+        """Start to serve requests.
+
+        Raises:
+            DeviceFailed: the host has no descriptor to spare.
+        """
+        try:
+            self._file = TransferFile(self._backend) if is_file(self._backend) else None
+        except OSError as error:
+            raise DeviceFailed(f"the file of a disk cannot be used: {error}") from error
         executor = Executor(self._backend, memory, self._serial, self._limit, self._report)
         executor.features = self._accepted
         executor.writeback = self._writeback
@@ -128,6 +136,9 @@ class Block:
         """Forget the queues."""
         self._queues = {}
         self._interrupt = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         if self._executor is not None:
             self._executor.transfers.close()
             self._executor = None

@@ -6,6 +6,7 @@ system cannot do (holes, zeroed ranges) is replaced by what has the same effect 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -135,9 +136,14 @@ class RawImage:
             self._write_zeros(offset, size)
 
     def close(self) -> None:
-        """Close the file and give up its lock; may be called again."""
+        """Close the file and give up its lock; may be called again.
+
+        Reset a device on it before, so that no request is under way.
+        """
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            with contextlib.suppress(OSError):  # a device has the file open too, until its reset
+                fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def __enter__(self) -> Self:

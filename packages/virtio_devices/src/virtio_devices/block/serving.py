@@ -7,6 +7,7 @@ request, and every request of other backends and queues, is the executor's, one 
 from __future__ import annotations
 
 from virtio_devices._core import Ring
+from virtio_devices.descriptor import OwnDescriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,13 +19,42 @@ if TYPE_CHECKING:
 MAX_WORK = 64 << 20
 
 
-def serve_requests(queue: Queue, executor: Executor, file: FileBackend | None) -> bool:
+class TransferFile:
+    """The file of a backend from activation to reset, while the backend says that it has one.
+
+    Args:
+        backend: names the file.
+
+    Raises:
+        OSError: there can be no duplicate of its descriptor.
+    """
+
+    __slots__ = ("_backend", "_own")
+
+    def __init__(self, backend: FileBackend) -> None:
+        fd = backend.transfer_fd
+        self._backend = backend
+        self._own = OwnDescriptor(fd) if fd >= 0 else None
+
+    def fileno(self) -> int:
+        """A descriptor that nobody else closes, -1 if there is no file now."""
+        if self._own is None or self._backend.transfer_fd < 0:
+            return -1
+        return self._own.fileno()
+
+    def close(self) -> None:
+        """There is no file any more."""
+        if self._own is not None:
+            self._own.close()
+
+
+def serve_requests(queue: Queue, executor: Executor, file: TransferFile | None) -> bool:
     """As `virtio_devices.serve`, and with an end to the work, which the chains do not bound.
 
     Args:
         queue: where the requests come from.
         executor: carries out what it finds there.
-        file: the executor's backend, if it names its file.
+        file: that of the executor's backend, if it names one.
     """
     queue.disable_notification()
     if file is not None and isinstance(queue, Ring):
@@ -34,12 +64,12 @@ def serve_requests(queue: Queue, executor: Executor, file: FileBackend | None) -
     return _serve_one_by_one(queue, executor)
 
 
-def _serve_in_batches(queue: Ring, executor: Executor, file: FileBackend) -> bool | None:
+def _serve_in_batches(queue: Ring, executor: Executor, file: TransferFile) -> bool | None:
     """None: there is no file now."""
     left, stop_at = queue.size, executor.work + MAX_WORK
     run = executor.transfers.run
     while left > 0 and executor.work < stop_at:
-        fd = file.transfer_fd  # each time: after a close its number may be another file's
+        fd = file.fileno()
         if fd < 0:
             return None
         count, moved, rest = run(queue, fd, left, stop_at - executor.work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from virtio_devices.console.control import ControlMessages, Event, is_message, read_message
 from virtio_devices.console.features import ConsoleFeature
@@ -53,6 +53,7 @@ class Console:
 
     Raises:
         VirtioUsageError: no port, or a size that no terminal has.
+        OSError: a descriptor of a port is not open.
     """
 
     device_id = DeviceId.CONSOLE
@@ -69,7 +70,12 @@ class Console:
         self._queues: dict[int, Queue] = {}
         self._interrupt: DeviceInterrupt | None = None
         self._messages = ControlMessages()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        with ExitStack() as opened:
+            for port in ports:
+                port.open()
+                opened.callback(port.close)
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._opened = opened.pop_all()
 
     # What a driver sees first
 
@@ -248,10 +254,11 @@ class Console:
         return number < len(self._active) and self._active[number].guest_open
 
     def close(self) -> None:
-        """Give back the device's own descriptor; twice is once."""
+        """Close the device's own descriptors; twice is once."""
         wake, self._wake = self._wake, -1
         if wake >= 0:
             self._stop()
+            self._opened.close()
             os.close(wake)
 
     def __enter__(self) -> Self:

@@ -6,6 +6,8 @@ import errno
 import os
 import select
 
+from virtio_devices.descriptor import OwnDescriptor, Readiness
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,27 +35,60 @@ class Output:
             emergency write.
     """
 
-    __slots__ = ("_backlog", "_call", "_failed", "_fd", "_on_error", "_poll", "lost")
+    __slots__ = (
+        "_backlog",
+        "_call",
+        "_failed",
+        "_on_error",
+        "_own",
+        "_poll",
+        "_readiness",
+        "_target",
+        "lost",
+    )
 
     def __init__(
         self,
         target: int | Callable[[bytes], object] | None,
         on_error: Callable[[OSError], object] = lambda _error: None,
     ) -> None:
-        self._fd = target if isinstance(target, int) else None
+        self._target = target if isinstance(target, int) else None
         self._call = None if isinstance(target, int) else target
         self._backlog = bytearray()
         self._on_error = on_error
         self._failed = False
         self.lost = 0
-        if self._fd is not None:
-            self._poll = select.poll()
-            self._poll.register(self._fd, select.POLLOUT)
+        self._own: OwnDescriptor | None = None
+        self._readiness: Readiness | None = None
+        self._poll = select.poll()
 
-    @property
-    def fd(self) -> int | None:
-        """The descriptor, if it is one."""
-        return self._fd
+    def open(self) -> None:
+        """Duplicate the descriptor, if it is one: it is the same file until `close`.
+
+        Raises:
+            OSError: it is not open.
+        """
+        if self._target is not None:
+            self._own = OwnDescriptor(self._target)
+            self._poll.register(self._own.fileno(), select.POLLOUT)
+
+    def close(self) -> None:
+        """Take no more, and close the duplicate."""
+        if self._readiness is not None:
+            self._readiness.close()
+            self._readiness = None
+        if self._own is not None:
+            self._poll.unregister(self._own.fileno())
+            self._own.close()
+            self._own = None
+
+    def wait(self) -> int:
+        """A descriptor that is readable when the open one can be written; open as long."""
+        assert self._own is not None  # noqa: S101 - whoever waits has written to it
+        if self._readiness is None:
+            self._readiness = Readiness()
+            self._readiness.follow(self._own.fileno(), select.EPOLLOUT)
+        return self._readiness.fileno()
 
     def write(self, memory: GuestMemory, spans: Spans) -> int:
         """Write pieces of the guest, together at most `PIECE` bytes.
@@ -63,15 +98,15 @@ class Output:
             descriptor can be written.
         """
         size = sum([length for _address, length in spans])
-        if self._fd is None:
+        if self._own is None:
             if self._call is not None:
                 self._call(b"".join([memory.read(*span) for span in spans]))
             return size
-        return self._write(self._fd, memory, spans, size) if self._flush() else 0
+        return self._write(self._own.fileno(), memory, spans, size) if self._flush() else 0
 
     def write_now(self, data: bytes) -> None:
         """An emergency write: nobody waits for it, so what does not go out yet is kept here."""
-        if self._fd is None:
+        if self._own is None:
             if self._call is not None:
                 self._call(data)
             return
@@ -93,9 +128,9 @@ class Output:
 
     def _flush(self) -> bool:
         """Write what was kept; whether nothing is left of it."""
-        while self._backlog and self._fd is not None:
+        while self._backlog and self._own is not None:
             try:
-                done = os.write(self._fd, self._backlog) if self._is_ready() else 0
+                done = os.write(self._own.fileno(), self._backlog) if self._is_ready() else 0
             except BlockingIOError:
                 done = 0
             except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from virtio_devices.console.output import Output
+from virtio_devices.descriptor import OwnDescriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 class ConsolePort:
     """Where the bytes of one port go, and where they come from.
 
-    A descriptor stays the caller's to close, after the device is done with it. It may be in
+    A descriptor stays the caller's to close, at any time: a device duplicates it when it is made,
+    and has the same file until it is closed, whatever the number is by then. It may be in
     non-blocking mode; in blocking mode it is asked before it is used, so a pipe, a socket or a file
     does not block whoever runs the device. (A terminal may, for as long as it shows one piece.)
 
@@ -27,7 +29,7 @@ class ConsolePort:
             once, and once more after each time that it took some. Called on the device's thread.
     """
 
-    __slots__ = ("_output", "is_console", "name", "source")
+    __slots__ = ("_output", "_own_source", "_users", "is_console", "name", "source")
 
     def __init__(
         self,
@@ -39,6 +41,8 @@ class ConsolePort:
         on_error: Callable[[OSError], object] = lambda _error: None,
     ) -> None:
         self._output = Output(output, on_error)
+        self._own_source: OwnDescriptor | None = None
+        self._users = 0
         self.source = source
         self.name = name
         self.is_console = is_console
@@ -47,6 +51,31 @@ class ConsolePort:
     def output(self) -> Output:
         """What takes the guest's bytes."""
         return self._output
+
+    @property
+    def own_source(self) -> int | None:
+        """The duplicate of `source` while the port is open."""
+        return None if self._own_source is None else self._own_source.fileno()
+
+    def open(self) -> None:
+        """A device begins to use the descriptors.
+
+        Raises:
+            OSError: one of them is not open.
+        """
+        if not self._users:
+            self._own_source = None if self.source is None else OwnDescriptor(self.source)
+            self._output.open()
+        self._users += 1
+
+    def close(self) -> None:
+        """A device uses them no more."""
+        self._users -= 1
+        if not self._users:
+            self._output.close()
+            if self._own_source is not None:
+                self._own_source.close()
+                self._own_source = None
 
     @property
     def lost(self) -> int:

@@ -70,8 +70,8 @@ class ActivePort:
         """Begin to work on one of its queues."""
         if index != self._receive_index:
             self._transmitter = PortTransmitter(queue, self._memory, self._port.output)
-        elif self._port.source is not None:
-            self._receiver = PortReceiver(queue, self._memory, self._port.source)
+        elif self._port.own_source is not None:
+            self._receiver = PortReceiver(queue, self._memory, self._port.own_source)
 
     def close(self, index: int) -> None:
         """Forget one of its queues, and what waits there."""

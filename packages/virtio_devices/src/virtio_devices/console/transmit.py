@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from virtio_devices.console.output import PIECE
-from virtio_devices.writability import Writability
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,16 +30,7 @@ class PortTransmitter:
         written: bytes of the next buffer that have gone out before, when it was put back.
     """
 
-    __slots__ = (
-        "_chain",
-        "_memory",
-        "_output",
-        "_queue",
-        "_spans",
-        "_waits",
-        "_writability",
-        "written",
-    )
+    __slots__ = ("_chain", "_memory", "_output", "_queue", "_spans", "_waits", "written")
 
     def __init__(self, queue: Queue, memory: GuestMemory, output: Output) -> None:
         self._queue = queue
@@ -50,12 +40,11 @@ class PortTransmitter:
         self._spans: list[tuple[int, int]] = []  # of the chain, taken from it and not written
         self._waits = False
         self.written = 0
-        self._writability: Writability | None = None
 
     @property
     def waits_for(self) -> int | None:
         """The descriptor whose readiness ends a wait, while the host takes no more."""
-        return self._writability.fileno() if self._waits and self._writability else None
+        return self._output.wait() if self._waits else None
 
     def process(self, *, is_open: bool) -> bool:
         """Write what is available; True if more is left, False if a kick or `waits_for` tells.
@@ -96,9 +85,6 @@ class PortTransmitter:
         self._spans = []
         self.written = 0
         self._waits = False
-        if self._writability is not None:
-            self._writability.close()
-            self._writability = None
 
     def _take(self) -> bool:
         """Take a buffer, without what has gone out of it; False if there is none."""
@@ -119,10 +105,8 @@ class PortTransmitter:
         if not self._spans:
             self._spans = chain.reader.spans(min(chain.reader.remaining, PIECE))
         done = self._output.write(self._memory, self._spans)
-        if not done and self._output.fd is not None:
+        if not done:
             self._waits = True
-            if self._writability is None:
-                self._writability = Writability(self._output.fd)
             return False
         self._spans = _behind(self._spans, done)
         return True

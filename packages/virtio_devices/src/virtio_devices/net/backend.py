@@ -20,7 +20,7 @@ class NetBackend(Protocol):
 
     @property
     def queue_fds(self) -> Sequence[int]:
-        """Non-blocking descriptors, one for each pair of queues."""
+        """Non-blocking descriptors, one for each pair of queues; asked for at each activation."""
 
     @property
     def features(self) -> int:

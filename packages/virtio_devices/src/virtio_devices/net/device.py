@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from virtio_devices.descriptor import OwnDescriptor, Readiness
     from virtio_devices.interrupt import DeviceInterrupt
     from virtio_devices.net.backend import NetBackend
     from virtio_devices.queue.interface import Queue
@@ -53,7 +54,8 @@ class Net:
     they are worked off in C.
 
     Args:
-        backend: the other end of the cable, for example a `Tap`; it stays the caller's to close.
+        backend: the other end of the cable, for example a `Tap`; it stays the caller's to close,
+            and its files stay open until the device is reset as well.
         mac: 6 bytes, the card's address; random if it is not given.
         mtu: bytes behind the Ethernet header that the driver is told to send at most, and that
             it is given at most in one frame. Not offered if it is not given.
@@ -99,6 +101,7 @@ class Net:
         self._features = 0
         self._offloads = 0
         self._queues: NetQueues | None = None
+        self._readiness: dict[int, Readiness] = {}
         self._interrupt: DeviceInterrupt | None = None
         self._update_config()
 
@@ -141,20 +144,12 @@ class Net:
             self._backend.set_active_queues(1)
             self._offloads = features & GUEST_OFFLOADS
             self._backend.set_offloads(self._offloads)
+            self._queues = self._make_queues(features)
+            for index, queue in queues.items():
+                self._queues.open(index, queue)
         except OSError as error:
+            self._close_queues()
             raise DeviceFailed(f"the backend of a network device failed: {error}") from error
-        mergeable = bool(features & NetFeature.MRG_RXBUF)
-        mtu = self._mtu if features & NetFeature.MTU else 0
-        counters = self.counters
-        self._queues = NetQueues(
-            features,
-            self._backend.queue_fds,
-            ControlCommands(features, self),
-            receiver=lambda queue, fd: Receiver(queue, fd, counters, mergeable=mergeable, mtu=mtu),
-            transmitter=lambda queue, fd: Transmitter(queue, fd, counters),
-        )
-        for index, queue in queues.items():
-            self._queues.open(index, queue)
         self._interrupt = interrupt
 
     def process_queue(self, index: int) -> bool:
@@ -185,9 +180,17 @@ class Net:
             self._queues.close(index)
 
     def restart_queue(self, index: int, queue: Queue) -> None:
-        """Go on with a new queue in the place of one that was reset."""
-        if self._queues is not None:
+        """Go on with a new queue in the place of one that was reset.
+
+        Raises:
+            DeviceFailed: the host has no descriptor to spare.
+        """
+        if self._queues is None:
+            return
+        try:
             self._queues.open(index, queue)
+        except OSError as error:
+            raise DeviceFailed(f"a queue of a network device failed: {error}") from error
 
     def reset(self) -> None:
         """Forget the driver, and the address that it chose."""
@@ -296,6 +299,26 @@ class Net:
         if self._mtu:
             features |= int(NetFeature.MTU)
         return features
+
+    def _make_queues(self, features: int) -> NetQueues:
+        mergeable = bool(features & NetFeature.MRG_RXBUF)
+        mtu = self._mtu if features & NetFeature.MTU else 0
+        counters = self.counters
+
+        def receiver(queue: Queue, source: OwnDescriptor, readiness: Readiness) -> Receiver:
+            return Receiver(queue, source, readiness, counters, mergeable=mergeable, mtu=mtu)
+
+        def transmitter(queue: Queue, target: OwnDescriptor, readiness: Readiness) -> Transmitter:
+            return Transmitter(queue, target, readiness, counters)
+
+        return NetQueues(
+            features,
+            self._backend.queue_fds,
+            self._readiness,
+            ControlCommands(features, self),
+            receiver=receiver,
+            transmitter=transmitter,
+        )
 
     def _close_queues(self) -> None:
         if self._queues is not None:

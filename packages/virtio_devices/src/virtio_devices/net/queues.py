@@ -7,6 +7,7 @@ Receive queue N is 2N, transmit queue N is 2N + 1, the control queue comes after
 from __future__ import annotations
 
 from virtio_devices._core import Ring
+from virtio_devices.descriptor import OwnDescriptor, Readiness
 from virtio_devices.errors import VirtioUsageError
 from virtio_devices.net.features import NetFeature
 from virtio_devices.queue.serve import serve
@@ -26,50 +27,62 @@ class NetQueues:
 
     Args:
         features: what the driver accepted.
-        fds: descriptors of the backend, one for each pair that the device has.
+        fds: descriptors of the backend, one for each pair that the device has. They are
+            duplicated: until `close_all` they are the same files, whoever closes them.
+        readiness: what the device waits for, by queue; what is missing is added, and stays.
         commands: handles the control queue's requests.
-        receiver, transmitter: make what moves the frames of a queue and a descriptor.
+        receiver, transmitter: make what moves the frames of a queue and a descriptor, and waits.
 
     Attributes:
         active_pairs: how many pairs receive; the driver starts with one.
+
+    Raises:
+        OSError: the descriptors cannot be duplicated.
     """
 
     def __init__(
         self,
         features: int,
         fds: Sequence[int],
+        readiness: dict[int, Readiness],
         commands: ControlCommands,
         *,
-        receiver: Callable[[Queue, int], Receiver],
-        transmitter: Callable[[Queue, int], Transmitter],
+        receiver: Callable[[Queue, OwnDescriptor, Readiness], Receiver],
+        transmitter: Callable[[Queue, OwnDescriptor, Readiness], Transmitter],
     ) -> None:
         self.active_pairs = 1
-        self._fds = fds if features & NetFeature.MQ else fds[:1]
+        used = fds if features & NetFeature.MQ else fds[:1]
+        self._descriptors = [OwnDescriptor(fd) for fd in used]
+        self._readiness = readiness
         self._commands = commands
         self._make_receiver = receiver
         self._make_transmitter = transmitter
         self._queues: dict[int, Queue] = {}
         self._receivers: dict[int, Receiver] = {}
         self._transmitters: dict[int, Transmitter] = {}
-        self._control_index = 2 * len(self._fds) if features & NetFeature.CTRL_VQ else None
+        self._control_index = 2 * len(used) if features & NetFeature.CTRL_VQ else None
 
     def open(self, index: int, queue: Queue) -> None:
         """Begin to work on one queue that the driver has set up.
 
         Raises:
             VirtioUsageError: it is none of this package's, and C could not take chains from it.
+            OSError: nobody can wait for the backend's descriptor.
         """
-        if index < 2 * len(self._fds):
+        if index < 2 * len(self._descriptors):
             if not isinstance(queue, Ring):
                 kind = type(queue).__name__
                 raise VirtioUsageError(
                     f"frames go through a SplitQueue or a PackedQueue, not through a {kind}"
                 )
-            fd = self._fds[index // 2]
+            descriptor = self._descriptors[index // 2]
+            if index not in self._readiness:
+                self._readiness[index] = Readiness()
+            readiness = self._readiness[index]
             if index % 2:
-                self._transmitters[index] = self._make_transmitter(queue, fd)
+                self._transmitters[index] = self._make_transmitter(queue, descriptor, readiness)
             else:
-                self._receivers[index] = self._make_receiver(queue, fd)
+                self._receivers[index] = self._make_receiver(queue, descriptor, readiness)
         elif index != self._control_index:
             return
         self._queues[index] = queue
@@ -77,15 +90,16 @@ class NetQueues:
     def close(self, index: int) -> None:
         """Forget one queue, and the frame that waits for it."""
         self._queues.pop(index, None)
-        self._receivers.pop(index, None)
-        transmitter = self._transmitters.pop(index, None)
-        if transmitter is not None:
-            transmitter.close()
+        mover = self._receivers.pop(index, None) or self._transmitters.pop(index, None)
+        if mover is not None:
+            mover.close()
 
     def close_all(self) -> None:
-        """Forget every queue."""
+        """Forget every queue, and close the duplicates."""
         for index in list(self._queues):
             self.close(index)
+        for descriptor in self._descriptors:
+            descriptor.close()
 
     def put_back(self) -> None:
         """Hold no chain of the driver's any more; the next `process` takes them again."""

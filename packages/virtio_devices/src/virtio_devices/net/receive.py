@@ -12,6 +12,8 @@ of the queue.
 
 from __future__ import annotations
 
+import select
+
 from virtio_devices._core import Arrivals
 from virtio_devices.errors import DeviceFailed
 from virtio_devices.net.frame import (
@@ -23,6 +25,7 @@ from virtio_devices.net.frame import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from virtio_devices.descriptor import OwnDescriptor, Readiness
     from virtio_devices.net.counters import NetCounters
     from virtio_devices.queue.interface import Queue
 
@@ -35,27 +38,37 @@ class Receiver:
 
     Args:
         queue: where the driver's buffers are.
-        fd: where frames come from.
+        source: where frames come from.
+        readiness: what stands for it until `close`.
         counters: what is counted.
         mergeable: whether MRG_RXBUF was negotiated: a frame may fill several buffers.
         mtu: the negotiated MTU, 0 if there is none.
     """
 
-    __slots__ = ("_arrivals", "_counters", "_fd", "_queue")
+    __slots__ = ("_arrivals", "_counters", "_queue", "_readiness", "_source")
 
     def __init__(
-        self, queue: Queue, fd: int, counters: NetCounters, *, mergeable: bool, mtu: int
+        self,
+        queue: Queue,
+        source: OwnDescriptor,
+        readiness: Readiness,
+        counters: NetCounters,
+        *,
+        mergeable: bool,
+        mtu: int,
     ) -> None:
         largest_plain = HEADER_SIZE + ETHERNET_HEADER_SIZE + VLAN_TAG_SIZE + mtu if mtu else LARGEST
         self._queue = queue
-        self._fd = fd
+        self._source = source
+        self._readiness = readiness
         self._counters = counters
         self._arrivals = Arrivals(queue, mergeable, largest_plain)
+        readiness.follow(source.fileno(), select.EPOLLIN)
 
     @property
     def waits_for(self) -> int | None:
         """The descriptor that brings frames, unless one is there and the driver has no room."""
-        return None if self._arrivals.waiting else self._fd
+        return None if self._arrivals.waiting else self._readiness.fileno()
 
     def process(self, *, link_up: bool) -> bool:
         """Receive what is there; True if more may be, False if a kick or `waits_for` tells.
@@ -83,10 +96,14 @@ class Receiver:
         """Make buffers available again that were taken for a frame that waits for more of them."""
         self._arrivals.put_back()
 
+    def close(self) -> None:
+        """Wait for nothing."""
+        self._readiness.forget()
+
     def _read(self, limit: int) -> bool:
         """The next frames; False if there are no others behind them."""
         try:
-            return self._arrivals.read(self._fd, limit)
+            return self._arrivals.read(self._source.fileno(), limit)
         except OSError as error:
             raise DeviceFailed(f"the backend of a receive queue is gone: {error}") from error
         except EOFError as error:

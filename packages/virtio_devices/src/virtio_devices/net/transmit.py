@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 from virtio_devices._core import Departures
 from virtio_devices.errors import DeviceFailed
 from virtio_devices.net.frame import LARGEST, SMALLEST
-from virtio_devices.writability import Writability
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from virtio_devices.descriptor import OwnDescriptor, Readiness
     from virtio_devices.net.counters import NetCounters
     from virtio_devices.queue.chain import DescriptorChain
     from virtio_devices.queue.interface import Queue
@@ -32,26 +33,27 @@ class Transmitter:
 
     Args:
         queue: where frames come from.
-        fd: where they go.
+        target: where they go.
+        readiness: what stands for it while it takes no more, until `close`.
         counters: what is counted.
     """
 
-    __slots__ = ("_counters", "_departures", "_fd", "_queue", "_waits", "_writability")
+    __slots__ = ("_counters", "_departures", "_queue", "_readiness", "_target", "_waits")
 
-    def __init__(self, queue: Queue, fd: int, counters: NetCounters) -> None:
+    def __init__(
+        self, queue: Queue, target: OwnDescriptor, readiness: Readiness, counters: NetCounters
+    ) -> None:
         self._queue = queue
-        self._fd = fd
+        self._target = target
+        self._readiness = readiness
         self._counters = counters
         self._departures = Departures(queue)
         self._waits = False
-        self._writability: Writability | None = None
 
     @property
     def waits_for(self) -> int | None:
         """The descriptor whose readiness ends a wait, while the backend takes no more frames."""
-        if not self._waits or self._writability is None:
-            return None
-        return self._writability.fileno()
+        return self._readiness.fileno() if self._waits else None
 
     def process(self, *, link_up: bool) -> bool:
         """Send what is available; True if more is left, False if a kick or `waits_for` tells.
@@ -73,13 +75,11 @@ class Transmitter:
     def close(self) -> None:
         """Forget the wait."""
         self._waits = False
-        if self._writability is not None:
-            self._writability.close()
-            self._writability = None
+        self._readiness.forget()
 
     def _send(self, limit: int) -> int:
         """Send a batch of frames; how many are done with. Perhaps the next one has to wait."""
-        sent, size, error, chain = self._departures.send(self._fd, limit)
+        sent, size, error, chain = self._departures.send(self._target.fileno(), limit)
         self._counters.tx_frames += sent
         self._counters.tx_bytes += size
         if chain is not None:
@@ -114,5 +114,4 @@ class Transmitter:
 
     def _wait(self) -> None:
         self._waits = True
-        if self._writability is None:
-            self._writability = Writability(self._fd)
+        self._readiness.follow(self._target.fileno(), select.EPOLLOUT)

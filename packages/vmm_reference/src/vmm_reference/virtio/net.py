@@ -38,13 +38,15 @@ def make_net(config: NetConfig, teardown: ExitStack) -> Net:
     teardown.callback(tap.close)
     if not config.fds:
         _configure(tap.name, config)
-    return Net(
+    card = Net(
         tap,
         mac=config.mac,
         mtu=config.mtu,
         queue_size=config.queue_size,
         offloads=_offloads(config),
     )
+    teardown.callback(card.reset)  # until then it has the interface too
+    return card
 
 
 def _open(config: NetConfig) -> Tap:
