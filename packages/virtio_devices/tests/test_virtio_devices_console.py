@@ -375,6 +375,50 @@ def test_a_pseudo_terminal_works_in_both_directions(terminal):
         os.close(master)
 
 
+@pytest.mark.parametrize("raw", [False, True], ids=["cooked", "raw"])
+@pytest.mark.parametrize("end", ["master", "slave"])
+def test_a_terminal_that_nobody_looks_at_does_not_block_the_device(terminal, end, raw):
+    """In blocking mode, which stays as it is, with newlines that need more room than they take."""
+    master, slave = pty.openpty()
+    try:
+        if raw:
+            tty.setraw(slave)
+        fd, other = (master, slave) if end == "master" else (slave, master)
+        port = ConsolePort(fd)
+        term = terminal(port)
+        for index in range(16):
+            term.queues[1].add([(b"x" * (1000 + index) + b"\n") * 8])
+        term.kick(1)
+        assert len(term.queues[1].collect()) < 16
+        assert 1 in term.device.readiness.values()
+        assert os.get_blocking(fd)
+        os.set_blocking(other, False)
+        assert read_all(other)
+        term.driver.write(0x070, 0)
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
+def test_a_terminal_that_cannot_be_opened_again_is_duplicated(terminal, monkeypatch):
+    """It is another user's, for one."""
+    master, slave = pty.openpty()
+    try:
+        tty.setraw(slave)
+        monkeypatch.setattr(os, "open", refuse)
+        term = terminal(ConsolePort(slave))
+        monkeypatch.undo()
+        term.write(b"seen")
+        assert os.read(master, 100) == b"seen"
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
+def refuse(*_args):
+    raise PermissionError(errno.EACCES, "not yours")
+
+
 def test_a_pseudo_terminal_that_nobody_has_open_does_not_hold_the_guest(terminal):
     """What does not fit into it is lost, also if somebody was there and left in the middle."""
     master, slave = pty.openpty()

@@ -22,6 +22,8 @@ PIECE = 4096
 #: Bytes that may wait outside of the guest: those of emergency writes, which have no buffer there.
 _MAX_BACKLOG = 4096
 
+_MASTER = os.makedev(5, 2)  # of pseudo terminals, Documentation/admin-guide/devices.txt
+
 
 class Output:
     """Takes bytes as far as it can, now.
@@ -69,7 +71,7 @@ class Output:
             OSError: it is not open.
         """
         if self._target is not None:
-            self._own = OwnDescriptor(self._target)
+            self._own = _own_descriptor(self._target)
             self._poll.register(self._own.fileno(), select.POLLOUT)
 
     def close(self) -> None:
@@ -159,3 +161,23 @@ class Output:
         if not self._failed:
             self._failed = True
             self._on_error(error)
+
+
+def _own_descriptor(fd: int) -> OwnDescriptor:
+    """One that does not wait, as far as that can be had without changing the caller's.
+
+    A terminal that has room for a byte lets a longer write wait for as long as nobody looks at it.
+    So it is opened once more, without waiting; where that is not permitted it is duplicated as all
+    else is. (To open a master once more would make a new terminal; it never waits.)
+    """
+    if not os.isatty(fd) or os.fstat(fd).st_rdev == _MASTER:
+        return OwnDescriptor(fd)
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        opened = os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        return OwnDescriptor(fd)
+    try:
+        return OwnDescriptor(opened)
+    finally:
+        os.close(opened)
