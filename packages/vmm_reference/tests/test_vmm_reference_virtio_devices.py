@@ -122,6 +122,14 @@ def test_unusable_sources(make, path):
         make(rng=RngConfig(Path(path)))
 
 
+@pytest.mark.parametrize("name", ["/dev/null", "empty"])
+def test_a_source_without_anything(make, tmp_path, name):
+    """Refused: a guest that reads /dev/hwrng would hang."""
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputFileError, match=rf"--rng {tmp_path / name} has no bytes to give"):
+        make(rng=RngConfig(tmp_path / name))
+
+
 def test_a_source_that_fails_later(make, bus, tmp_path, monkeypatch):
     """The device says what the host said."""
     make(rng=RngConfig())

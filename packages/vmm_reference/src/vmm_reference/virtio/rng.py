@@ -24,15 +24,17 @@ def make_rng(config: RngConfig, teardown: ExitStack) -> Rng:
         teardown: closes its file.
 
     Raises:
-        InputFileError: the file cannot be read.
+        InputFileError: the file cannot be read, or has nothing.
     """
     path = config.src
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         teardown.callback(os.close, fd)
-        os.read(fd, 1)
+        first = os.read(fd, 1)
     except OSError as error:
         raise InputFileError.unusable("--rng", path, error) from error
+    if not first:  # the guest would wait for the first number for ever
+        raise InputFileError("--rng", path, "has no bytes to give")
     return Rng(_reader(fd, path))
 
 
