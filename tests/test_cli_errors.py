@@ -98,6 +98,7 @@ def test_bad_initramfs(vmm, files, name):
         ("--net", "tap=vmtap0,mtu=70000"),
         ("--net", "tap=vmtap0,num_queues=3"),
         ("--net", "tap=vmtap0,ip=192.168.249.256"),
+        ("--net", "tap=vmtap0,ip=224.0.0.1"),
         ("--net", "tap=vmtap0,vhost_user=on"),
         ("--net", "fd=12345"),
         ("--hypervisor", "xen"),
@@ -111,6 +112,24 @@ def test_bad_value(vmm, files, flag, value):
     ended = vmm("--hypervisor", "soft", "--kernel", files / "good", flag, value, timeout=TIMEOUT)
     assert_one_sentence(ended, USAGE)
     assert flag in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--net", "mtu=65535", "'mtu=65535': mtu: 65535 is not 68 to 65521"),
+        ("--disk", "path=a,num_queues=0", "'path=a,num_queues=0': num_queues: 0 is not 1 to 64"),
+        ("--disk", "path=a,b.img", "goes into double quotes"),
+        ("--console", "file=a,b.log", "goes into double quotes"),
+        ("--disk", "path=a.img,", "a comma too many"),
+        ("--disk", "path=[a.img", "goes into double quotes"),
+    ],
+)
+def test_what_is_wrong_with_a_value(vmm, files, flag, value, sentence):
+    """The value as it was typed, and the part of it that cannot be."""
+    ended = vmm("--hypervisor", "soft", "--kernel", files / "good", flag, value, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert sentence in ended.stderr
 
 
 @pytest.mark.parametrize("flag", ["--log-file", "--serial", "--console"])

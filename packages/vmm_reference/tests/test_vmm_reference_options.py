@@ -102,6 +102,9 @@ def test_values_are_read_back(values):
     }
 
 
+COMMA = 'a value with a comma goes into double quotes: size="…"'
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -113,7 +116,10 @@ def test_values_are_read_back(values):
         ("n=x", "n: 'x' is not a whole number"),
         ("n=-1", "n: '-1' is not a whole number"),
         ("n=99999999999999999999", "n: '99999999999999999999' is not a whole number"),
-        ("size=[", "a '[' is not closed"),
+        ("size=[", "a '[' is not closed; a value with brackets goes into double quotes"),
+        ('size="', "a double quote is not closed (there is no way to write a single one)"),
+        ("size=1,b", f"expected key=value, found 'b' ({COMMA})"),
+        ("size=1,", "there is a comma too many"),
     ],
 )
 def test_errors_name_flag_and_value(text, reason):
@@ -122,6 +128,14 @@ def test_errors_name_flag_and_value(text, reason):
         read_all(Options("--flag", text, ("size", "n")))
     assert str(caught.value) == f"--flag {text!r}: {reason}"
     assert (caught.value.flag, caught.value.value) == ("--flag", text)
+
+
+def test_a_record_quotes_what_was_given():
+    """Not how the record would be written, which its user has never seen."""
+    options = Options("--flag", "size=0x10", ("size",))
+    with pytest.raises(OptionError) as caught, options.as_given():
+        raise OptionError("--record", "size=16", "too small")
+    assert str(caught.value) == "--flag 'size=0x10': too small"
 
 
 def read_all(options):

@@ -81,13 +81,16 @@ def test_raw_may_be_said():
         ("disk.img", "perhaps path=disk.img"),
         ("path=", "path must be given"),
         ("path=x,readonly=maybe", "readonly: 'maybe' is neither on nor off"),
-        ("path=x,num_queues=0", "1 to 64"),
-        ("path=x,num_queues=65", "1 to 64"),
-        ("path=x,queue_size=2", "power of 2 from 4 to 32768"),
+        ("path=x,num_queues=0", "num_queues: 0 is not 1 to 64"),
+        ("path=x,num_queues=65", "num_queues: 65 is not 1 to 64"),
+        ("path=x,queue_size=2", "queue_size: 2 is no power of 2 from 4 to 32768"),
         ("path=x,queue_size=100", "power of 2"),
         ("path=x,queue_size=65536", "power of 2"),
-        ("path=x,serial=" + "é" * 11, "at most 20 bytes"),
+        ("path=x,serial=" + "é" * 11, "serial: 'ééééééééééé' has more than 20 bytes"),
         ("path=x,image_type=qcow2", "qemu-img convert"),
+        ("path=a,b.img", 'a value with a comma goes into double quotes: path="…"'),
+        ("path=x,", "there is a comma too many"),
+        ("path=[x.img", "goes into double quotes"),
         ("path=x,cache=none", "no option 'cache'"),
     ],
 )
@@ -95,7 +98,7 @@ def test_impossible_disks(text, words):
     """One sentence with the value in it."""
     with pytest.raises(OptionError, match=words) as caught:
         DiskConfig.parse(text)
-    assert caught.value.flag == "--disk"
+    assert (caught.value.flag, caught.value.value) == ("--disk", text)
 
 
 @pytest.mark.parametrize("text", ["", "src=", "/dev/urandom", "path=x"])

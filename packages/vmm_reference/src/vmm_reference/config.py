@@ -78,7 +78,8 @@ class MemoryConfig:
         size = options.size("size")
         if size is None:
             raise options.bad("a size must be given, e.g. size=512M")
-        return cls(size)
+        with options.as_given():
+            return cls(size)
 
     def __str__(self) -> str:
         return f"size={format_size(self.size)}"
@@ -108,7 +109,8 @@ class CpusConfig:
         boot = options.integer("boot")
         if boot is None:
             raise options.bad("a number must be given, e.g. boot=1")
-        return cls(boot)
+        with options.as_given():
+            return cls(boot)
 
     def __str__(self) -> str:
         return f"boot={self.boot}"

@@ -7,13 +7,14 @@ types; it does not know which options exist.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, TypeVar
 
 from vmm_reference.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _T = TypeVar("_T")
 
@@ -42,16 +43,16 @@ def split_options(text: str) -> list[str]:
         elif not quoted:
             depth += (char == "[") - (char == "]")
         if depth < 0:
-            raise ValueError("a ']' closes nothing")
+            raise ValueError("a ']' closes nothing; a value with brackets goes into double quotes")
         if char == "," and not quoted and not depth:
             pieces.append("".join(current))
             current = []
         else:
             current.append(char)
     if quoted:
-        raise ValueError("a double quote is not closed")
+        raise ValueError("a double quote is not closed (there is no way to write a single one)")
     if depth:
-        raise ValueError("a '[' is not closed")
+        raise ValueError("a '[' is not closed; a value with brackets goes into double quotes")
     pieces.append("".join(current))
     return [] if pieces == [""] else pieces
 
@@ -109,7 +110,7 @@ class Options:
         for piece in pieces:
             key, equals, value = piece.partition("=")
             if key not in keys:
-                raise self.bad(_unknown_key(piece, keys))
+                raise self.bad(_unknown_key(piece, keys, self._values))
             if not equals:
                 raise self.bad(f"{key} needs a value, as in {key}=…")
             if key in self._values:
@@ -119,6 +120,14 @@ class Options:
     def bad(self, reason: str) -> OptionError:
         """Return the error that says `reason` about this flag's value."""
         return OptionError(self.flag, self.text, reason)
+
+    @contextlib.contextmanager
+    def as_given(self) -> Iterator[None]:
+        """Let a record that refuses its values quote what was given, not what it would be."""
+        try:
+            yield
+        except OptionError as error:
+            raise self.bad(error.reason) from None
 
     def string(self, key: str) -> str | None:
         """Return the value of `key` as written, without enclosing quotes; None if absent."""
@@ -153,11 +162,17 @@ class Options:
         return _TOGGLES[text]
 
 
-def _unknown_key(piece: str, keys: Sequence[str]) -> str:
-    known = ", ".join(keys)
+def _unknown_key(piece: str, keys: Sequence[str], before: dict[str, str]) -> str:
+    """What is wrong with a piece, where the keys `before` have been given in front of it."""
+    if not piece:
+        return "there is a comma too many"
     if "=" in piece:
-        return f"no option {piece.partition('=')[0]!r} (there is: {known})"
-    return f"expected key=value, found {piece!r} (perhaps {keys[0]}={piece}?)"
+        return f"no option {piece.partition('=')[0]!r} (there is: {', '.join(keys)})"
+    last = next(reversed(before), None)
+    hint = f"perhaps {keys[0]}={piece}?"
+    if last is not None:
+        hint = f'a value with a comma goes into double quotes: {last}="…"'
+    return f"expected key=value, found {piece!r} ({hint})"
 
 
 def _unquote(value: str) -> str:

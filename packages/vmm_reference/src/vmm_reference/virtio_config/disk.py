@@ -50,12 +50,14 @@ class DiskConfig:
         smallest, largest = _QUEUE_SIZES
         size = self.queue_size
         if not 1 <= self.num_queues <= _MAX_QUEUES:
-            raise OptionError("--disk", str(self), f"num_queues is 1 to {_MAX_QUEUES}")
+            raise OptionError(
+                "--disk", str(self), f"num_queues: {self.num_queues} is not 1 to {_MAX_QUEUES}"
+            )
         if not smallest <= size <= largest or size & (size - 1):
-            reason = f"queue_size is a power of 2 from {smallest} to {largest}"
+            reason = f"queue_size: {size} is no power of 2 from {smallest} to {largest}"
             raise OptionError("--disk", str(self), reason)
         if len(self.serial.encode()) > _MAX_SERIAL:
-            reason = f"a serial has at most {_MAX_SERIAL} bytes"
+            reason = f"serial: {self.serial!r} has more than {_MAX_SERIAL} bytes"
             raise OptionError("--disk", str(self), reason)
 
     @classmethod
@@ -68,14 +70,15 @@ class DiskConfig:
         if options.string("image_type") not in {None, "raw"}:
             reason = "the only image_type is raw (qemu-img convert -O raw makes one of others)"
             raise options.bad(reason)
-        return cls(
-            Path(path),
-            readonly=options.toggle("readonly") or False,
-            direct=options.toggle("direct") or False,
-            serial=options.string("serial") or "",
-            num_queues=or_default(options.integer("num_queues"), _QUEUES),
-            queue_size=or_default(options.integer("queue_size"), _QUEUE_SIZE),
-        )
+        with options.as_given():
+            return cls(
+                Path(path),
+                readonly=options.toggle("readonly") or False,
+                direct=options.toggle("direct") or False,
+                serial=options.string("serial") or "",
+                num_queues=or_default(options.integer("num_queues"), _QUEUES),
+                queue_size=or_default(options.integer("queue_size"), _QUEUE_SIZE),
+            )
 
     def __str__(self) -> str:
         words = [f'path="{self.path}"']

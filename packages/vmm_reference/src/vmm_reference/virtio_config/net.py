@@ -18,10 +18,14 @@ _QUEUE_SIZES = (32, 32768)
 _MTUS = (68, 65521)
 """From IPv4's smallest (RFC 791) to the largest of a TAP interface: 64 KiB with its header."""
 _STANDARD_STREAMS = 3
-_NAME = re.compile(r"[!#-.0-9;-~]{0,15}")  # no blank, no slash, no colon (dev_valid_name), no quote
+_NAME = re.compile(r"(?!\.\.?$)[!#-.0-9;-~]{0,15}")
+"""No blank, slash or colon, and neither . nor .. (dev_valid_name); no quote."""
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _MULTICAST = 1
 _DEFAULT_MASK = "255.255.255.0"
+_BROADCAST = IPv4Address("255.255.255.255")
+_POINT_TO_POINT = 31
+"""From this length on a network has neither an address of its own nor broadcasts (RFC 3021)."""
 _OFFLOADS = ("offload_tso", "offload_ufo", "offload_csum")
 _KEYS = (
     *("tap", "mac", "mtu", "ip", "mask", "host_mac", "num_queues", "queue_size", "fd"),
@@ -78,17 +82,18 @@ class NetConfig:
         options = Options(flag, text, _KEYS)
         fds = _descriptors(options)
         num_queues = _PAIR * len(fds) if fds else _PAIR
-        return cls(
-            tap=options.string("tap") or "",
-            mac=_mac(options, "mac"),
-            mtu=options.integer("mtu"),
-            ip=_interface(options),
-            host_mac=_mac(options, "host_mac"),
-            num_queues=or_default(options.integer("num_queues"), num_queues),
-            queue_size=or_default(options.integer("queue_size"), _QUEUE_SIZE),
-            fds=fds,
-            **{key: or_default(options.toggle(key), True) for key in _OFFLOADS},
-        )
+        with options.as_given():
+            return cls(
+                tap=options.string("tap") or "",
+                mac=_mac(options, "mac"),
+                mtu=options.integer("mtu"),
+                ip=_interface(options),
+                host_mac=_mac(options, "host_mac"),
+                num_queues=or_default(options.integer("num_queues"), num_queues),
+                queue_size=or_default(options.integer("queue_size"), _QUEUE_SIZE),
+                fds=fds,
+                **{key: or_default(options.toggle(key), True) for key in _OFFLOADS},
+            )
 
     def __str__(self) -> str:
         words = [f'tap="{self.tap}"'] if self.tap else []
@@ -109,21 +114,25 @@ class NetConfig:
     def _problem(self) -> str:
         smallest, largest = _MTUS
         if not _NAME.fullmatch(self.tap):
-            return "the name of an interface is up to 15 ASCII characters without blanks, / and :"
+            rule = "up to 15 ASCII characters without blanks, / and :, and neither . nor .."
+            return f"tap: {self.tap!r} is no name of an interface ({rule})"
         if self.mtu is not None and not smallest <= self.mtu <= largest:
-            return f"mtu is {smallest} to {largest}"
+            return f"mtu: {self.mtu} is not {smallest} to {largest}"
         for key, mac in (("mac", self.mac), ("host_mac", self.host_mac)):
             if mac is not None and (len(mac) != 6 or mac[0] & _MULTICAST or not any(mac)):
-                return f"{key} is no address of one station; its first byte is even, as in 02:…"
-        return ""
+                address = mac.hex(":")
+                rule = "its first byte is even, as in 02:…"
+                return f"{key}: {address} is no address of one station; {rule}"
+        return "" if self.ip is None else _problem_of_address(self.ip)
 
     def _problem_of_queues(self) -> str:
         smallest, largest = _QUEUE_SIZES
         size = self.queue_size
         if not _PAIR <= self.num_queues <= _MAX_QUEUES or self.num_queues % _PAIR:
-            return f"num_queues counts both directions: an even number from 2 to {_MAX_QUEUES}"
+            rule = f"an even number from 2 to {_MAX_QUEUES}, for it counts both directions"
+            return f"num_queues: {self.num_queues} is not {rule}"
         if not smallest <= size <= largest or size & (size - 1):
-            return f"queue_size is a power of 2 from {smallest} to {largest}"
+            return f"queue_size: {size} is no power of 2 from {smallest} to {largest}"
         return ""
 
     def _problem_of_descriptors(self) -> str:
@@ -137,6 +146,23 @@ class NetConfig:
         if len(fds) * _PAIR != self.num_queues:
             return f"{self.num_queues} queues take {self.num_queues // _PAIR} descriptors"
         return ""
+
+
+def _problem_of_address(interface: IPv4Interface) -> str:
+    """What keeps an address from being that of one host in its network."""
+    address, network = interface.ip, interface.network
+    is_whole = network.prefixlen < _POINT_TO_POINT
+    for wrong, what in (
+        (address.is_unspecified, "no address"),
+        (address.is_loopback, "the host's own loopback"),
+        (address.is_multicast, "a multicast address"),
+        (address == _BROADCAST, "the broadcast address"),
+        (is_whole and address == network.network_address, f"the address of {network} itself"),
+        (is_whole and address == network.broadcast_address, f"the broadcast address of {network}"),
+    ):
+        if wrong:
+            return f"ip: {address} is {what}, where an interface needs its own"
+    return ""
 
 
 def _mac(options: Options, key: str) -> bytes | None:
