@@ -142,6 +142,49 @@ def test_unwritable_output(vmm, files, flag):
     assert str(path) in ended.stderr
 
 
+@pytest.mark.parametrize("output", ["--serial", "--console"])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (("--disk", "path=missing"), "--disk missing cannot be used"),
+        (("--disk", "path=log"), "--disk log is in use already"),
+        (("--disk", "path=log,readonly=on"), "--disk log is in use already"),
+        (("--rng", "src=missing"), "--rng missing cannot be used"),
+    ],
+)
+def test_a_failed_start_empties_no_output(vmm, files, monkeypatch, output, other, words):
+    """An output that is a disk too, or whose machine never starts, keeps what it had."""
+    monkeypatch.chdir(files)
+    content = os.urandom(4096)
+    (files / "log").write_bytes(content)
+    arguments = ("--kernel", "good", output, "file=log", *other)
+    ended = vmm("--hypervisor", "soft", *arguments, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert words in ended.stderr
+    assert (files / "log").read_bytes() == content
+
+
+def test_one_file_for_two_outputs(vmm, files, monkeypatch):
+    """The serial port and the virtio console do not write over each other."""
+    monkeypatch.chdir(files)
+    arguments = ("--kernel", "good", "--serial", "file=log", "--console", "file=log")
+    ended = vmm("--hypervisor", "soft", *arguments, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert "--console log is in use already" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "option"), [("--serial", "file"), ("--console", "file"), ("--rng", "src")]
+)
+def test_a_fifo_without_another_end(vmm, files, flag, option):
+    """It is refused at once instead of waited for."""
+    os.mkfifo(files / "fifo")
+    arguments = ("--kernel", files / "good", flag, f"{option}={files / 'fifo'}")
+    ended = vmm("--hypervisor", "soft", *arguments, timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert f"{flag} {files / 'fifo'} is a FIFO" in ended.stderr
+
+
 def test_two_consoles_on_one_terminal(vmm, files):
     """The serial port and the virtio console cannot both have it; the sentence says what can."""
     arguments = ("--kernel", files / "good", "--serial", "tty", "--console", "tty")

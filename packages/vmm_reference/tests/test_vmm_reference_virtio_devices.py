@@ -115,6 +115,14 @@ def test_random_numbers_come_from_the_source(make, bus, tmp_path):
         rng._source(4)
 
 
+def test_a_fifo_is_no_source(make, tmp_path):
+    """Nobody may write it, and then the machine would neither start nor end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(InputFileError, match=r"--rng .*fifo is a FIFO"):
+        make(rng=RngConfig(fifo))
+
+
 @pytest.mark.parametrize("path", ["/does/not/exist", "/"])
 def test_unusable_sources(make, path):
     """Found before the guest runs."""

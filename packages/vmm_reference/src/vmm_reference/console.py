@@ -8,11 +8,8 @@ import select
 import threading
 from typing import TYPE_CHECKING
 
-from vmm_reference.errors import InputFileError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from vmm_reference.event_loop import EventLoop
     from vmm_reference.terminal import EscapeFilter
@@ -21,26 +18,6 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 64
 """Bytes read at once: about what a serial port's FIFO holds, so hardly anything waits here."""
-
-
-def open_output(flag: str, path: Path) -> int:
-    """Open the file for what a guest says, and empty it.
-
-    Args:
-        flag: who names the file.
-        path: the file.
-
-    Returns:
-        Its descriptor.
-
-    Raises:
-        InputFileError: it cannot be written.
-    """
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        reason = f"cannot be written: {(error.strerror or '').lower()}"
-        raise InputFileError(flag, path, reason) from error
 
 
 class FdWriter:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from virtio_devices import Console, ConsolePort
 from vmm_reference.config import SerialMode
-from vmm_reference.console import ConsoleInput, open_output
+from vmm_reference.console import ConsoleInput
 from vmm_reference.errors import HostError, OptionError, UsageError, VmStateError
 from vmm_reference.exit_codes import EndKind, VmExit
 from vmm_reference.logs import NOTICE
+from vmm_reference.output_file import OutputFile
 from vmm_reference.pseudo_terminal import PseudoTerminal
 from vmm_reference.terminal import EscapeFilter
 from vmm_reference.typed_input import TypedInput
@@ -66,7 +67,7 @@ class ConsoleLine:
         path: of the pseudo terminal for ``--console pty``, else None.
 
     Raises:
-        InputFileError: the file for ``--console file=`` cannot be written.
+        InputFileError: the file for ``--console file=`` cannot be used.
         HostError: the host has no pseudo terminal left, or what the console stands on is not open.
     """
 
@@ -80,6 +81,7 @@ class ConsoleLine:
         self._input: ConsoleInput | None = None
         self._typed: TypedInput | None = None
         self._terminal: PseudoTerminal | None = None
+        self._file: OutputFile | None = None
         self._wanted_size = (0, 0)
         self.path: str | None = None
         with contextlib.ExitStack() as on_failure:
@@ -90,6 +92,15 @@ class ConsoleLine:
             self._resized = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._teardown.callback(self._close_resized)
             on_failure.pop_all()
+
+    def empty_file(self) -> None:
+        """Empty the file for ``--console file=``, if there is one.
+
+        Raises:
+            InputFileError: the host does not permit it.
+        """
+        if self._file is not None:
+            self._file.empty()
 
     def start(self) -> None:
         """Begin to read input and to look after a pseudo terminal."""
@@ -155,9 +166,11 @@ class ConsoleLine:
             raise HostError(f"cannot use the descriptors of the console: {reason}") from error
 
     def _file_port(self, path: Path) -> ConsolePort:
-        fd = open_output("--console", path)
-        self._teardown.callback(os.close, fd)
-        return ConsolePort(fd, on_error=Reports(logger, "output of the console is lost"))
+        self._file = OutputFile("--console", path)
+        self._teardown.callback(self._file.close)
+        return ConsolePort(
+            self._file.fileno(), on_error=Reports(logger, "output of the console is lost")
+        )
 
     def _pty_port(self) -> ConsolePort:
         try:

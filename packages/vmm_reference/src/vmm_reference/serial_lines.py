@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from vmm_reference.config import SerialMode
-from vmm_reference.console import ConsoleInput, FdWriter, open_output
+from vmm_reference.console import ConsoleInput, FdWriter
 from vmm_reference.device_manager import SerialLine
 from vmm_reference.exec_session import ExecSession
 from vmm_reference.exit_codes import EndKind, VmExit
+from vmm_reference.output_file import OutputFile
 from vmm_reference.terminal import EscapeFilter
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class SerialLines:
         session: the command's output and exit code, if there is a command.
 
     Raises:
-        InputFileError: the file for ``--serial file=`` cannot be written.
+        InputFileError: the file for ``--serial file=`` cannot be used.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class SerialLines:
         self._stop = stop
         self._teardown = contextlib.ExitStack()
         self._input: ConsoleInput | None = None
+        self._file: OutputFile | None = None
         self._ports: Mapping[int, Serial] = {}
         self.lines: list[SerialLine] = []
         self.session: ExecSession | None = None
@@ -66,6 +67,15 @@ class SerialLines:
         self._add_console(config, executes=executes)
         if executes:
             self._add_session()
+
+    def empty_file(self) -> None:
+        """Empty the file for ``--serial file=``, if there is one.
+
+        Raises:
+            InputFileError: the host does not permit it.
+        """
+        if self._file is not None:
+            self._file.empty()
 
     def start(self, ports: Mapping[int, Serial]) -> None:
         """Begin to read input for the machine's `ports`."""
@@ -87,9 +97,10 @@ class SerialLines:
                 line = SerialLine(1, _drop, batch=_BATCH)
             case SerialMode.FILE:
                 assert config.serial.file is not None  # noqa: S101  # by SerialConfig
-                fd = open_output("--serial", config.serial.file)
-                self._teardown.callback(os.close, fd)
-                line = SerialLine(1, FdWriter(fd, self._file_failed), batch=_BATCH)
+                self._file = OutputFile("--serial", config.serial.file)
+                self._teardown.callback(self._file.close)
+                output = FdWriter(self._file.fileno(), self._file_failed)
+                line = SerialLine(1, output, batch=_BATCH)
             case SerialMode.TTY if executes:
                 line = SerialLine(1, self._io.console or FdWriter(self._io.stderr, _drop))
             case SerialMode.TTY:

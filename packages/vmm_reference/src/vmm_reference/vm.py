@@ -359,6 +359,9 @@ class Vm:
         tables = devices.acpi_tables(apic_ids)
         kernel = payloads.load(payload, memory.memory, config.memory.size, tables)
         self._make_vcpus(hypervisor, vm, devices, kernel.entry)
+        lines.empty_file()  # nothing is lost for a machine that could not be made
+        if self._console is not None:
+            self._console.empty_file()
         loop.start()
         teardown.callback(loop.stop)  # before any device goes
         virtio.start()

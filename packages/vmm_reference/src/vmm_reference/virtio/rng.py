@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from virtio_devices import DeviceFailed, Rng
@@ -24,12 +25,15 @@ def make_rng(config: RngConfig, teardown: ExitStack) -> Rng:
         teardown: closes its file.
 
     Raises:
-        InputFileError: the file cannot be read, or has nothing.
+        InputFileError: the file cannot be read, has nothing, or may make its reader wait for ever.
     """
     path = config.src
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         teardown.callback(os.close, fd)
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise InputFileError("--rng", path, "is a FIFO, which may have no writer")
+        os.set_blocking(fd, True)  # a slow source such as /dev/hwrng is waited for
         first = os.read(fd, 1)
     except OSError as error:
         raise InputFileError.unusable("--rng", path, error) from error
