@@ -384,3 +384,16 @@ def test_work_of_one_call_is_bounded(disk, backend):
         pass
     assert len(backend.calls) == 30
     assert len(guest.queue.collect()) == 30
+
+
+def test_discards_of_one_call_are_bounded(disk, backend):
+    """By their ranges: the host notes each of them, however many bytes it is about."""
+    guest = disk(backend)
+    for _ in range(10):
+        header = struct.pack("<IIQ", DISCARD, 0, 0)
+        guest.queue.add([header, extent(0, 1) * 16], [1], indirect=True)
+    done = []
+    while guest.machine.transport.process_queue(0):
+        done.append(len(backend.calls))
+    assert done[:2] == [64, 128]
+    assert len(backend.calls) == 160

@@ -163,9 +163,12 @@ static void refuse_first(Arrivals *self, Outcome *outcome)
 static int gather(Arrivals *self, uint64_t size, Outcome *outcome)
 {
     refuse_first(self, outcome);
+    unsigned long long first = self->ring->walked;
+
     for (uint32_t taken = 0; self->room < size && self->held_count < self->most; taken++) {
         Chain *chain;
-        int found = taken < self->ring->size ? ring_take(self->ring, &chain) : 0;
+        int bounded = taken < self->ring->size && self->ring->walked - first < MAX_WALK;
+        int found = bounded ? ring_take(self->ring, &chain) : 0;
         if (found <= 0)
             return found;
         self->held[self->held_count++] = chain;

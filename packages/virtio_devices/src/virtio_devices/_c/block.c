@@ -155,13 +155,15 @@ static int take(const Transfers *self, Batch *batch)
 /* 0, or -1 with an error that no chain stands before. */
 static int collect(const Transfers *self, Batch *batch, uint64_t chains, uint64_t work)
 {
+    unsigned long long first = batch->ring->walked;
     int found = ring_enter(batch->ring);
 
     if (chains > BATCH)
         chains = BATCH;
     if (work > BATCH_BYTES)
         work = BATCH_BYTES;
-    while (found > 0 && batch->count < chains && batch->bytes < work)
+    while (found > 0 && batch->count < chains && batch->bytes < work
+           && batch->ring->walked - first < MAX_WALK)
         found = take(self, batch);
     if (found >= 0)
         return 0;

@@ -193,6 +193,7 @@ typedef struct {
     Part parts[PARTS];
     uint32_t size;
     uint32_t next_avail, next_used;
+    unsigned long long walked; /* descriptors of all chains that were taken so far */
     uint32_t added; /* entries given back since the driver was last considered */
     uint32_t held_entries;
     uint32_t held_count;
@@ -237,6 +238,9 @@ extern const Format split_format, packed_format;
 int ring_enter(Ring *ring);
 /* How many heads there are: the length of `held`. */
 uint32_t ring_heads(const Ring *ring);
+
+/* Descriptors after which a call takes no further chain. One has up to 32768, which cost 1 ms. */
+enum { MAX_WALK = 1 << 16 };
 
 /* transfer.c: from the driver and back; between ring_enter and the last of these no Python runs,
  * except for an error's sake. */

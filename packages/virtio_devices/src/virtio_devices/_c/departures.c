@@ -123,9 +123,11 @@ static int take(Batch *batch)
 /* 0, or -1 with an error that no frame stands before. */
 static int collect(Batch *batch, uint64_t limit)
 {
+    unsigned long long first = batch->ring->walked;
     int found = ring_enter(batch->ring);
 
-    while (found > 0 && batch->count < limit && batch->count < BATCH)
+    while (found > 0 && batch->count < limit && batch->count < BATCH
+           && batch->ring->walked - first < MAX_WALK)
         found = take(batch);
     if (found < 0 && batch->count == 0)
         return -1;

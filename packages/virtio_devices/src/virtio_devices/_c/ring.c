@@ -205,7 +205,8 @@ static PyMethodDef methods[] = {
      "        next call meets the same fault."},
     {"pop_batch", (PyCFunction)ring_pop_batch, METH_O,
      "pop_batch($self, limit, /)\n--\n\n"
-     "Take up to `limit` available chains, in their order; empty as `pop` gives None.\n\n"
+     "Take up to `limit` available chains, in their order; empty as `pop` gives None. Very long\n"
+     "ones are taken in several batches.\n\n"
      "Raises:\n"
      "    QueueError: the next chain breaks a rule, and there was none before it. A fault after\n"
      "        other chains waits for the next call."},
@@ -262,6 +263,8 @@ static PyMemberDef members[] = {
      "one 15 bits of index, and the wrap counter above them."},
     {"next_used", T_UINT, offsetof(Ring, next_used), READONLY,
      "Where the next chain is given back, as `next_avail`."},
+    {"walked", T_ULONGLONG, offsetof(Ring, walked), READONLY,
+     "How many descriptors the chains had that were taken so far: what their guest cost."},
     {"event_idx", T_BOOL, offsetof(Ring, event_idx), READONLY, "Whether EVENT_IDX was negotiated."},
     {"indirect", T_BOOL, offsetof(Ring, indirect), READONLY,
      "Whether INDIRECT_DESC was negotiated."},

@@ -20,6 +20,7 @@ int ring_take(Ring *self, Chain **chain)
         return -1;
     self->held[walk.head] = (Chain *)Py_NewRef((PyObject *)*chain);
     self->held_entries += walk.entries;
+    self->walked += walk.count;
     self->held_count++;
     self->next_avail = self->format->advance(self, self->next_avail, walk.entries);
     return 1;
@@ -66,9 +67,10 @@ PyObject *ring_pop_batch(Ring *self, PyObject *object)
 {
     long limit = take_limit(self, object), count = 0;
     PyObject *chains = limit < 0 ? NULL : PyList_New(0);
+    unsigned long long first = self->walked;
     int found = chains ? ring_enter(self) : -1;
 
-    while (found > 0 && count < limit) {
+    while (found > 0 && count < limit && self->walked - first < MAX_WALK) {
         Chain *chain;
         found = ring_take(self, &chain);
         if (found <= 0)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 #: What a flush counts as: a disk that takes milliseconds for it moves megabytes in that time.
 FLUSH_WORK = 4 << 20
+#: What a range that is discarded counts as, whatever its size: what the file system notes of it.
+RANGE_WORK = 1 << 20
 
 _DISCARD = int(BlockFeature.DISCARD)
 _WRITE_ZEROES = int(BlockFeature.WRITE_ZEROES)
@@ -139,6 +141,7 @@ class Executor:
         ranges = request.ranges(MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, may_unmap=False)
         self._check_ranges(ranges)
         for part in ranges:
+            self.work += RANGE_WORK
             self._backend.discard(part.offset, part.size)
 
     def _write_zeroes(self, request: Request) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from virtio_devices._core import Ring
 from virtio_devices.descriptor import OwnDescriptor
+from virtio_devices.queue.serve import MAX_WALK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def serve_requests(queue: Queue, executor: Executor, file: TransferFile | None) 
 
 def _serve_in_batches(queue: Ring, executor: Executor, file: TransferFile) -> bool | None:
     """None: there is no file now."""
-    left, stop_at = queue.size, executor.work + MAX_WORK
+    left, stop_at, last = queue.size, executor.work + MAX_WORK, queue.walked + MAX_WALK
     run = executor.transfers.run
-    while left > 0 and executor.work < stop_at:
+    while left > 0 and executor.work < stop_at and queue.walked < last:
         fd = file.fileno()
         if fd < 0:
             return None
@@ -84,12 +85,12 @@ def _serve_in_batches(queue: Ring, executor: Executor, file: TransferFile) -> bo
 
 
 def _serve_one_by_one(queue: Queue, executor: Executor) -> bool:
-    stop_at = executor.work + MAX_WORK
+    stop_at, last = executor.work + MAX_WORK, queue.walked + MAX_WALK
     for _ in range(queue.size):
         chain = queue.pop()
         if chain is not None:
             queue.add_used(chain, executor.execute(chain))
-            if executor.work >= stop_at:
+            if executor.work >= stop_at or queue.walked >= last:
                 break
         elif not queue.enable_notification():
             return False

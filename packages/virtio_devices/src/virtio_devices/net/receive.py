@@ -22,6 +22,7 @@ from virtio_devices.net.frame import (
     LARGEST,
     VLAN_TAG_SIZE,
 )
+from virtio_devices.queue.serve import MAX_WALK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class Receiver:
         """
         self._queue.disable_notification()
         arrivals = self._arrivals
-        more, left = True, BUDGET
-        while left > 0:
+        more, left, last = True, BUDGET, self._queue.walked + MAX_WALK
+        while left > 0 and self._queue.walked < last:
             if not arrivals.waiting:
                 more = more and self._read(left)
                 if not arrivals.waiting:

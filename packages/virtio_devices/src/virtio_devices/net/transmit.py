@@ -13,6 +13,7 @@ import select
 from virtio_devices._core import Departures
 from virtio_devices.errors import DeviceFailed
 from virtio_devices.net.frame import LARGEST, SMALLEST
+from virtio_devices.queue.serve import MAX_WALK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class Transmitter:
         """
         self._queue.disable_notification()
         self._waits = False
-        left = BUDGET
-        while left > 0:
+        left, last = BUDGET, self._queue.walked + MAX_WALK
+        while left > 0 and self._queue.walked < last:
             done = self._send(left) if link_up else self._lose()
             if self._waits or (not done and not self._queue.enable_notification()):
                 return False

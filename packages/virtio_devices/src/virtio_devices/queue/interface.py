@@ -20,6 +20,10 @@ class Queue(Protocol):
     def size(self) -> int:
         """Entries, the most chains that can be in flight."""
 
+    @property
+    def walked(self) -> int:
+        """Descriptors of all the chains that were taken so far: what they cost to look at."""
+
     def pop(self) -> DescriptorChain | None:
         """Take the next available chain, or None if there is none or the queue was stopped.
 

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 #: of a batch waits for the others until the driver sees it.
 BATCH = 16
 
+#: After how many descriptors one call lets others have a turn: a guest may offer chains of 32768,
+#: with nothing in them, in a queue of as many.
+MAX_WALK = 1 << 16
+
 
 def serve(queue: Queue, handle: Callable[[DescriptorChain], int]) -> bool:
     """Handle available chains, at most as many as the queue has entries.
 
-    The bound holds against a driver, or a device's own writes, that make chains available as
-    fast as they are used up. Interrupting the driver is left to the caller, see
-    `Queue.needs_notification`.
+    The bound, and one of 65536 descriptors behind which no batch is taken, hold against a driver,
+    or a device's own writes, that make chains available as fast as they are used up. Interrupting
+    the driver is left to the caller, see `Queue.needs_notification`.
 
     Args:
         queue: where the requests come from.
@@ -35,8 +39,8 @@ def serve(queue: Queue, handle: Callable[[DescriptorChain], int]) -> bool:
         QueueError: from the queue, after the chains before the fault were handled.
     """
     queue.disable_notification()
-    left = queue.size
-    while left > 0:
+    left, stop_at = queue.size, queue.walked + MAX_WALK
+    while left > 0 and queue.walked < stop_at:
         chains = queue.pop_batch(min(left, BATCH))
         if chains:
             _handle_batch(queue, chains, handle)
