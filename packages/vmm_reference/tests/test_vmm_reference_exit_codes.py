@@ -103,6 +103,13 @@ def test_machine_decides_when_the_command_did_not_end(session):
     assert session.complaint(end) == "the guest's kernel panicked before the command had ended"
 
 
+@pytest.mark.parametrize("kind", [EndKind.POWERED_OFF, EndKind.STOPPED])
+def test_a_command_that_never_ended_is_no_success(session, kind):
+    """What is 0 for a machine is a failure for the command that it was started for."""
+    assert session.exit_code(VmExit(kind)) == 1
+    assert session.complaint(VmExit(kind)).endswith("before the command had ended")
+
+
 def test_signal_decides_always(session):
     """Whoever killed the process hears of it, and nothing else is said."""
     session.take_status(b"7\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from vmm_reference.exit_codes import EndKind
+from vmm_reference.exit_codes import EndKind, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,11 +70,14 @@ class ExecSession:
     def exit_code(self, end: VmExit) -> int:
         """Return the process's exit code: the command's own if the guest got that far.
 
-        If it did not, the machine's end decides, and `complaint` says so. A signal to this process
+        If it did not, the machine's end decides, and `complaint` says so; but an end that is
+        success for a machine is a failure for a command that never ended. A signal to this process
         always decides.
         """
-        if self._status is None or end.kind is EndKind.SIGNAL:
+        if end.kind is EndKind.SIGNAL:
             return end.code
+        if self._status is None:
+            return end.code or int(ExitCode.HOST_ERROR)
         return self._status
 
     def complaint(self, end: VmExit) -> str:

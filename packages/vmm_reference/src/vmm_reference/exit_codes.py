@@ -4,7 +4,7 @@
 | --- | --- |
 | 0 | the guest powered off |
 | *CMD's own* | with ``--exec``: the command's exit code |
-| 1 | an error of the host or of the VMM |
+| 1 | an error of the host or of the VMM; with ``--exec``: no exit code of CMD before power-off |
 | 2 | usage: a bad flag, value or input file |
 | 32 | the guest reset (``reboot``) |
 | 33 | the guest's processor shut down: a triple fault |

@@ -53,7 +53,8 @@ _EPILOG = """\
 exit codes:
   0        the guest powered off, or you left with Ctrl-A x
   CMD's    with --exec: the command's own
-  1        an error of the host or of the VMM
+  1        an error of the host or of the VMM; with --exec also: the guest
+           powered off before CMD had ended
   2        usage: a bad flag, value or input file
   32       the guest reset (reboot)
   33       the guest's processor shut down (triple fault)
