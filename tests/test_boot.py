@@ -31,6 +31,24 @@ def test_exec_passes_every_byte(vmm):
     assert ended.code == 0
 
 
+@pytest.mark.parametrize("where", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("script", ["echo hi", "printf hi"])
+def test_exec_does_not_lose_output_silently(vmm, where, script):
+    """A command whose output cannot be written has failed, whatever its own exit code."""
+    prefix = ("sh", "-c", f'exec "$@" {where}', "sh")
+    ended = vmm(*SOFT, "--exec", script, prefix=prefix)
+    assert ended.code == 1
+    assert "cannot write to stdout" in ended.stderr
+
+
+def test_exec_without_output_needs_no_stdout(vmm):
+    """A command that prints nothing has its own exit code without a standard output too."""
+    prefix = ("sh", "-c", 'exec "$@" >&-', "sh")
+    ended = vmm(*SOFT, "--exec", "echo to stderr >&2; exit 7", prefix=prefix)
+    assert ended.code == 7
+    assert "to stderr\n" in ended.stderr
+
+
 def test_auto_chooses_a_hypervisor_and_boots(vmm):
     """Without `--hypervisor` the stock kernel boots, whatever /dev/kvm is like here."""
     ended = vmm("--memory", "size=300M", "--exec", "uname -s; grep MemTotal /proc/meminfo")

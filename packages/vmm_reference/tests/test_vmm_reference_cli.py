@@ -14,7 +14,10 @@ import pytest
 
 from vmm_reference import cli, flags
 from vmm_reference.config import SerialMode
+from vmm_reference.event_loop import EventLoop
+from vmm_reference.host_io import HostIo
 from vmm_reference.logs import NOTICE, LogSetup
+from vmm_reference.serial_lines import SerialLines
 
 POWER_OFF = bytes.fromhex("ba00060000 b034 ee f4")
 RESET = bytes.fromhex("b0fe e664 f4")
@@ -185,6 +188,27 @@ def test_closed_descriptors_are_not_reused(elf_kernel, tmp_path, closed):
     assert ended.stdout == (b"" if " >&-" in f" {closed}" else b"X")
     assert "\nX" not in log.read_text()
     assert log.read_text().startswith("20")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdout"), [(["--exec", "true"], -1), (["--serial", "tty"], 1)]
+)
+def test_a_closed_stdout(arguments, stdout):
+    """A console may print into nothing, a command may not."""
+    assert cli._stdout(config(*arguments), frozenset({0, 1})) == stdout
+    assert cli._stdout(config(*arguments), frozenset({0, 2})) == 1
+
+
+def test_a_command_that_prints_without_a_stdout():
+    """Its first byte ends the machine, which says why."""
+    ends = []
+    with EventLoop(pytest.fail) as loop:
+        lines = SerialLines(config("--exec", "true"), HostIo(stdout=-1), loop, ends.append)
+        assert ends == []
+        lines.session.stdout(b"x")
+        lines.close()
+    assert ends[0].code == 1
+    assert "cannot write to stdout" in str(ends[0])
 
 
 def test_notices_are_not_called_warnings(capsys):

@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    fill_closed_descriptors()
+    closed = fill_closed_descriptors()
     args = _parse(argv)
     try:
-        return _main(args)
+        return _main(args, closed)
     except VmmError as error:
         return _fail(args, error, error.exit_code)
     except KeyboardInterrupt:
@@ -60,19 +60,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         sys.exit(ExitCode.HOST_ERROR)
 
 
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace, closed: frozenset[int]) -> int:
     from vmm_reference.logs import LogSetup  # noqa: PLC0415  # see the module's docstring
 
     config = config_from_args(args)
     logs = LogSetup(args.verbosity, args.log_file, on_failure=say)
     try:
-        return _run(config, logs)
+        return _run(config, logs, closed)
     finally:
         logs.close()
         flush_stderr()
 
 
-def _run(config: VmConfig, logs: LogSetup) -> int:
+def _run(config: VmConfig, logs: LogSetup, closed: frozenset[int]) -> int:
     from vmm_reference.host_io import HostIo  # noqa: PLC0415  # see the module's docstring
     from vmm_reference.signals import EndedBySignal, SignalHandlers  # noqa: PLC0415
     from vmm_reference.vm import Vm  # noqa: PLC0415
@@ -86,7 +86,9 @@ def _run(config: VmConfig, logs: LogSetup) -> int:
             stack.callback(logs.on_raw_terminal, False)
             stack.callback(terminal.close)
         io = HostIo(
-            interactive=terminal is not None, size=terminal.size if terminal is not None else None
+            stdout=_stdout(config, closed),
+            interactive=terminal is not None,
+            size=terminal.size if terminal is not None else None,
         )
         vm = stack.enter_context(Vm(config, io=io))
         handlers = stack.enter_context(
@@ -121,6 +123,11 @@ def _reads_stdin(config: VmConfig) -> bool:
     """Whether what is typed here is the guest's."""
     consoles = {config.serial.mode.value, config.console.mode.value}
     return "tty" in consoles and config.payload.exec_command is None
+
+
+def _stdout(config: VmConfig, closed: frozenset[int]) -> int:
+    """Where output goes: a console's may go nowhere, but a command's must not be lost silently."""
+    return -1 if 1 in closed and config.payload.exec_command is not None else 1
 
 
 def _pass_on_size(terminal: Terminal, vm: Vm) -> None:

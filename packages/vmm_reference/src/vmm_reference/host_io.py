@@ -24,7 +24,8 @@ class HostIo:
     Attributes:
         stdin: what is typed into the first serial port or, with ``--console tty``, into the virtio
             console; None for nothing.
-        stdout: the same one's output, or with an exec command the command's.
+        stdout: the same one's output, or with an exec command the command's; -1 if there is none,
+            and the first byte for it ends the machine.
         stderr: with an exec command, its standard error, and that output.
         console: gets the first serial port's output in place of a descriptor, on a vCPU's thread.
         virtio_console: gets a ``tty`` virtio console's output in place of a descriptor, on a thread

@@ -11,16 +11,22 @@ from typing import TextIO
 PROGRAM = "vmm-reference"
 
 
-def fill_closed_descriptors() -> None:
+def fill_closed_descriptors() -> frozenset[int]:
     """Put /dev/null where stdin, stdout or stderr is closed.
 
     The next file to be opened would take that number, and get what the guest prints.
+
+    Returns:
+        Which ones were closed.
     """
+    closed = []
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+            closed.append(fd)
+    return frozenset(closed)
 
 
 def say(sentence: str) -> None:
