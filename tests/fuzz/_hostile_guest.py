@@ -48,14 +48,23 @@ if TYPE_CHECKING:
 
     Buffers = tuple[int, Sequence[bytes], Sequence[int]]
 
-#: Two regions that touch, and one at the end of all addresses.
-RANGES = ((0, 0x10000), (0x10000, 0x10000), (2**64 - 0x1000, 0x1000))
-
 #: Each queue has its rings and buffers in a piece of this size, from here on.
-BASE, SPAN = 0x1000, 0x2000
+BASE, SPAN = 0x1000, 0xC000
 
-#: Where scripts put indirect tables, behind the queues.
-TABLE = 0x1C000
+#: Where scripts put indirect tables, behind the queues; and where memory ends.
+TABLE, END = 0x6C000, 0x70000
+
+#: Regions that touch, and one at the end of all addresses. Those of the first two queues have a
+#: page each: a buffer can lie in more of them than C code borrows at once.
+_SMALL = BASE + 2 * SPAN
+RANGES = (
+    *((start, 0x1000) for start in range(0, _SMALL, 0x1000)),
+    (_SMALL, END - _SMALL),
+    (2**64 - 0x1000, 0x1000),
+)
+
+#: Entries of a long queue, whose chains can have more pieces than one system call takes.
+LONG = 1024
 
 #: Steps of one script.
 MAX_STEPS = 100
@@ -64,7 +73,7 @@ MAX_STEPS = 100
 #: fuzzer that watches branches makes a call for each of them.
 MAX_WORK = 100_000
 
-_ADDRESSES = (TABLE, TABLE + 16, 0x18000, 0xFFF8, 0x1FFF0, 0x20000, 2**64 - 8, 2**64 - 0x1000)
+_ADDRESSES = (TABLE, TABLE + 16, 0x68000, 0xFFF8, END - 16, END, 2**64 - 8, 2**64 - 0x1000)
 _LENGTHS = (0, 1, 8, 12, 16, 17, 32, 48, 64, 512, 0x1000, 0x8000, 0x10000, 2**31, 2**32 - 1)
 _MARKS = (1 << 7, 1 << 7, 1 << 15, 0, 1 << 7 | 1 << 15)  # AVAIL and USED (virtio 1.2 §2.8.1)
 _STATUSES = (0, 1, 3, 11, 15, 79, 128, 143)
@@ -237,20 +246,27 @@ class Guest:
 
     def _add_queue(self, index: int, features: int) -> None:
         make = PackedDriver if features & Feature.RING_PACKED else SplitDriver
-        size = 16 >> self.choices.below(5)
+        size = (16, 8, 4, 2, 1, LONG)[self.choices.below(6)]
+        size = min(size, self._transport.device.queue_sizes[index])
         event_idx = bool(features & Feature.EVENT_IDX)
         queue = make(self.memory, BASE + SPAN * index, size, span=SPAN, event_idx=event_idx)
         self._driver.add_queue(index, queue)
         self.queues[index] = queue
 
     def _ask(self) -> None:
+        for _ in range(1 + self.choices.below(4)):
+            self._add_request()
+        if self.choices.below(2):
+            self._kick()
+
+    def _add_request(self) -> None:
         index, readable, writable = self._host.request(self.choices)
         if index in self.queues:
             indirect = bool(self.choices.below(2))
+            if self.choices.below(4) == 3:
+                readable = in_pieces(readable)
             with suppress(VirtioUsageError, MemoryError):
                 self.queues[index].add(readable, writable, indirect=indirect)
-            if self.choices.below(2):
-                self._kick()
 
     def _kick(self) -> None:
         for index in self.queues:
@@ -346,6 +362,12 @@ class Guest:
 
     def _small(self) -> int:
         return self.choices.near(range(17), 2)
+
+
+def in_pieces(buffers: Sequence[bytes]) -> list[bytes]:
+    """The same bytes in as many buffers of 16 as that takes."""
+    data = b"".join(buffers)
+    return [data[start : start + 16] for start in range(0, len(data), 16)]
 
 
 def access(block: RegisterBlock, offset: int, size: int, choices: Choices) -> None:

@@ -9,7 +9,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from _hostile_guest import play
+from _hostile_guest import LONG, play
 
 from virtio_devices import Net, NetFeature
 
@@ -29,7 +29,7 @@ _ARGUMENTS = (
     *(b"\0", b"\1", b"\1\0", b"\2\0", b"\2\0\0\0\0\7", b"\1\0\0\0\0\7"),
     *(bytes(8), b"\2" + bytes(7), b"\xff" * 8, bytes(4) + b"\1\0\0\0" + bytes(6)),
 )
-_FRAME_SIZES = (60, 1, 13, 14, 1514, 9000)
+_FRAME_SIZES = (60, 1, 13, 14, 1514, 9000, 40000)
 
 
 class Wire:
@@ -45,7 +45,7 @@ class Wire:
             end.setblocking(False)
         # One wire takes few frames before it is full, and none that are large.
         self._near[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        self.device = Net(self, mac=bytes((2, 0, 0, 0, 0, 1)), mtu=1500)
+        self.device = Net(self, mac=bytes((2, 0, 0, 0, 0, 1)), mtu=1500, queue_size=LONG)
 
     # The device's backend
 
