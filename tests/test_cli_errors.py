@@ -132,6 +132,21 @@ def test_what_is_wrong_with_a_value(vmm, files, flag, value, sentence):
     assert sentence in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("transport", "room", "words"),
+    [("pci", 31, "a PCI bus has room for 31 devices"), ("mmio", 14, "14 virtio-mmio devices have")],
+)
+def test_too_many_devices(vmm, files, transport, room, words):
+    """The first one that has no room is named, and how many have."""
+    os.truncate(files / "empty", 512)
+    disk = f"path={files / 'empty'},readonly=on"
+    arguments = ("--memory", "size=64M", "--virtio-transport", transport, "--disk")
+    arguments = ("--hypervisor", "soft", "--kernel", files / "good", *arguments)
+    ended = vmm(*arguments, *[disk] * (room + 1), timeout=TIMEOUT)
+    assert_one_sentence(ended, USAGE)
+    assert f"--disk: disk{room} is one device too many; {words}" in ended.stderr
+
+
 @pytest.mark.parametrize("flag", ["--log-file", "--serial", "--console"])
 def test_unwritable_output(vmm, files, flag):
     """A log or console file that cannot be opened is named."""

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from virtio_devices import ConfigurationSpace, PciIdentity
 from vm_allocator import Range, SystemAllocator
 from vmm_reference.bus import Bus
-from vmm_reference.errors import HostError
+from vmm_reference.errors import HostError, UsageError
 from vmm_reference.pci import PciBus
 from vmm_reference.pci.access import ConfigurationPorts, Ecam
 from vmm_reference.pci.host_bridge import HostBridge
@@ -269,7 +269,7 @@ def test_slots_are_given_once(board):
         slot = board.pci.free_slot()
         assert slot == expected
         board.pci.attach(slot, Function(0x1000))
-    with pytest.raises(HostError, match="room for 32 functions"):
+    with pytest.raises(UsageError, match="room for 31 devices beside its host bridge"):
         board.pci.free_slot()
     with pytest.raises(ValueError, match="slot 3 is not free"):
         board.pci.attach(3, Function())

@@ -14,7 +14,7 @@ from vm_allocator import GsiAllocator, Range, SystemAllocator
 from vm_memory import GuestMemory
 from vmm_reference.acpi import VirtioMmio
 from vmm_reference.bus import Bus
-from vmm_reference.errors import HostError
+from vmm_reference.errors import UsageError
 from vmm_reference.event_loop import EventLoop
 from vmm_reference.virtio.mmio import VirtioMmioBus
 
@@ -112,7 +112,10 @@ def test_lines_end(rig, loop):
     """One sentence when there is no room for a device."""
     for _ in range(3):
         rig.virtio.attach(Rng(), "rng", loop)
-    with pytest.raises(HostError, match="no interrupt line or address is left for disk7"):
+    sentence = (
+        "3 virtio-mmio devices have an interrupt line each, and no other is left; --virtio-tr"
+    )
+    with pytest.raises(UsageError, match=sentence):
         rig.virtio.attach(Rng(), "disk7", loop)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from vmm_reference.errors import HostError
+from vmm_reference.errors import UsageError
 from vmm_reference.pci import power_on
 from vmm_reference.pci.placement import Placement
 
@@ -50,12 +50,12 @@ class PciBus:
         """The lowest slot without a function.
 
         Raises:
-            HostError: there is none.
+            UsageError: there is none.
         """
         for slot in range(SLOTS):
             if slot not in self._functions:
                 return slot
-        raise HostError(f"a PCI bus has room for {SLOTS} functions")
+        raise UsageError(f"a PCI bus has room for {SLOTS - 1} devices beside its host bridge")
 
     def attach(self, slot: int, function: PciFunction) -> None:
         """Put a function into a free slot and set it up as firmware does.

@@ -77,7 +77,8 @@ class PciSegment:
             report: told what the guest did wrong with it.
 
         Raises:
-            HostError: no slot, address, interrupt or descriptor is left.
+            HostError: no address, interrupt or descriptor is left.
+            UsageError: no slot is.
         """
         slot = self.bus.free_slot()
         with contextlib.ExitStack() as undo:

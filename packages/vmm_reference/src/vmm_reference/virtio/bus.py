@@ -21,7 +21,8 @@ class VirtioBus(Protocol):
             loop: the event loop whose thread does the device's work.
 
         Raises:
-            HostError: there is no room for another device.
+            HostError: this host has no room for another device.
+            UsageError: no machine has.
         """
 
     def close(self) -> None:

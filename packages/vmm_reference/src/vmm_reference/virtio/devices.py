@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import string
 from typing import TYPE_CHECKING
 
+from vmm_reference.errors import UsageError
 from vmm_reference.event_loop import EventLoop
 from vmm_reference.virtio.disk import make_disk
 from vmm_reference.virtio.net import make_net
@@ -30,7 +32,8 @@ class VirtioDevices:
     Raises:
         InputFileError: a file that a device stands on cannot be used.
         OptionError: an interface that a card stands on cannot be used.
-        HostError: there is no room for so many, or this host does not permit one.
+        UsageError: there is no room for so many.
+        HostError: this host does not permit one.
     """
 
     def __init__(
@@ -74,5 +77,9 @@ class VirtioDevices:
     def _attach(self, device: Device, name: str) -> None:
         loop = EventLoop(self._on_error, name)
         self._teardown.callback(loop.close)
-        self._bus.attach(device, name, loop)
+        try:
+            self._bus.attach(device, name, loop)
+        except UsageError as error:
+            flag = name.rstrip(string.digits)
+            raise UsageError(f"--{flag}: {name} is one device too many; {error}") from error
         self._loops.append(loop)

@@ -14,7 +14,7 @@ from kvm_ioctls import Mmio
 from virtio_devices import MMIO_SIZE, QUEUE_NOTIFY_OFFSET, MmioTransport
 from vm_allocator import AllocatorError
 from vmm_reference.acpi import VirtioMmio
-from vmm_reference.errors import HostError
+from vmm_reference.errors import UsageError
 from vmm_reference.virtio.reports import Reports
 from vmm_reference.virtio.worker import VirtioWorker
 
@@ -68,8 +68,9 @@ class VirtioMmioBus:
             base = self._allocator.allocate_platform_mmio(MMIO_SIZE, owner=name).start
             gsi = self._allocator.gsis.allocate_pin()
         except AllocatorError as error:
-            reason = f"no interrupt line or address is left for {name}"
-            raise HostError(f"{reason}; each virtio-mmio device takes one") from error
+            fit = f"{len(self.slots)} virtio-mmio devices have an interrupt line each"
+            way_out = "--virtio-transport pci has room for more"
+            raise UsageError(f"{fit}, and no other is left; {way_out}") from error
         worker = VirtioWorker(device, loop)
         self._teardown.callback(worker.close)
         transport = MmioTransport(
