@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
+import subprocess
+import termios
 import time
 
 import pytest
@@ -50,3 +54,23 @@ def test_signal_restores_the_terminal(vmm_on_terminal, number):
         terminal.process.send_signal(number)
         assert terminal.wait() == 128 + number
         assert terminal.is_restored
+
+
+def test_a_terminal_of_another_session(vmm_command, elf_kernel):
+    """Its end is that of the machine, although nobody sends a signal."""
+    master, slave = pty.openpty()
+    spin = elf_kernel(bytes.fromhex("ebfe"))
+    command = [vmm_command, "--hypervisor", "soft", "--memory", "size=64M", "--kernel", str(spin)]
+    terminal = {"stdin": slave, "stdout": slave, "stderr": slave}
+    process = subprocess.Popen(command, **terminal, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while termios.tcgetattr(slave)[3] & termios.ICANON:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.close(slave)
+        os.close(master)
+        assert process.wait(30) == 128 + signal.SIGHUP
+    finally:
+        process.kill()
+        process.wait()

@@ -50,6 +50,16 @@ def test_raw_inside_as_before_outside(slave):
     assert not terminal.is_raw
 
 
+def test_a_terminal_that_is_gone():
+    """What has hung up cannot be changed, and need not be."""
+    master, slave = pty.openpty()
+    terminal = Terminal(slave)
+    os.close(master)
+    terminal.make_raw()
+    terminal.close()
+    os.close(slave)
+
+
 def test_restored_after_an_exception(slave):
     """An exception out of the block changes nothing about that."""
     before = termios.tcgetattr(slave)

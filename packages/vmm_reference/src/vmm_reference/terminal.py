@@ -71,27 +71,8 @@ class Terminal:
         """Pass every key on at once and unchanged, and every byte of output too."""
         if not self._guard_pid:
             self._start_guard()
-        mode = termios.tcgetattr(self._fd)
-        mode[_IFLAG] &= ~(
-            termios.IGNBRK
-            | termios.BRKINT
-            | termios.PARMRK
-            | termios.ISTRIP
-            | termios.INLCR
-            | termios.IGNCR
-            | termios.ICRNL
-            | termios.IXON
-        )
-        mode[_OFLAG] &= ~termios.OPOST
-        mode[_LFLAG] &= ~(
-            termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
-        )
-        mode[_CFLAG] = mode[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-        mode[_CC][termios.VMIN] = 1
-        mode[_CC][termios.VTIME] = 0
-        self._raw = True
-        # Drain, not flush: keys typed ahead are the guest's.
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
+        with contextlib.suppress(termios.error):  # it may have hung up
+            self._set_raw()
 
     def restore(self) -> None:
         """Set the terminal to what it was when this object was made."""
@@ -123,6 +104,29 @@ class Terminal:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _set_raw(self) -> None:
+        mode = termios.tcgetattr(self._fd)
+        mode[_IFLAG] &= ~(
+            termios.IGNBRK
+            | termios.BRKINT
+            | termios.PARMRK
+            | termios.ISTRIP
+            | termios.INLCR
+            | termios.IGNCR
+            | termios.ICRNL
+            | termios.IXON
+        )
+        mode[_OFLAG] &= ~termios.OPOST
+        mode[_LFLAG] &= ~(
+            termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
+        )
+        mode[_CFLAG] = mode[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+        mode[_CC][termios.VMIN] = 1
+        mode[_CC][termios.VTIME] = 0
+        self._raw = True
+        # Drain, not flush: keys typed ahead are the guest's.
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
 
     def _start_guard(self) -> None:
         """Start the process that restores the terminal when this one can not.

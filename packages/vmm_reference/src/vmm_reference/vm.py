@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import sys
 import time
 import warnings
@@ -32,6 +33,7 @@ from vmm_reference.device_manager import DeviceManager
 from vmm_reference.errors import VmStateError
 from vmm_reference.event_loop import EventLoop
 from vmm_reference.exit_codes import EndKind, VmExit
+from vmm_reference.hang_up import HangUp
 from vmm_reference.host_io import HostIo
 from vmm_reference.hypervisor import (
     open_hypervisor,
@@ -335,6 +337,7 @@ class Vm:
         loop = EventLoop(self._fail)
         teardown.callback(loop.close)
         self._requests.loop = loop
+        self._watch_terminal(loop)
         lines = SerialLines(config, self._io, loop, self.stop)
         teardown.callback(lines.close)
         self._lines = lines
@@ -366,6 +369,12 @@ class Vm:
         teardown.callback(loop.stop)  # before any device goes
         virtio.start()
         teardown.callback(virtio.stop)
+
+    def _watch_terminal(self, loop: EventLoop) -> None:
+        if self._io.interactive and self._io.stdin is not None:
+            end = VmExit.by_signal(signal.SIGHUP)
+            watch = HangUp(loop, self._io.stdin, lambda: self.stop(end))
+            self._teardown.callback(watch.close)
 
     def _make_vcpus(
         self, hypervisor: Hypervisor, vm: KvmVm, devices: DeviceManager, entry: int
