@@ -39,8 +39,10 @@ MAC = "02:00:00:00:00:05"
 DOWN, UP = 7000, 7001
 NET = f"tap=vmtap0,ip={HOST},mask=255.255.255.0,mac={MAC}"
 CLONE_NEWNET = 0x40000000
-# 100 MB once, on PCI; less on virtio-mmio, where the device is the same.
+# 100 MB once, on PCI, and less where it would only take longer: on virtio-mmio, whose device is the
+# same, and on a KVM that is emulated itself.
 SIZES = {"pci": 100_000_000, "mmio": 20_000_000}
+ON_KVM = 10
 
 
 class Namespace:
@@ -140,11 +142,12 @@ def ping(end, address):
     return False
 
 
-def receive(end):
-    """Everything until the other side has ended."""
+def receive(end, most=1 << 40):
+    """Everything until the other side has ended, or `most` bytes."""
     parts = []
-    while part := end.recv(1 << 20):
+    while most > 0 and (part := end.recv(min(most, 1 << 20))):
         parts.append(part)
+        most -= len(part)
     return b"".join(parts)
 
 
@@ -158,9 +161,14 @@ def exchange(down, up, raw, data):
         receive(end)
     end, _ = up.accept()
     with end:
-        return answered, receive(end)
+        returned = receive(end, len(data))
+        end.sendall(b"all of it\n")
+        return answered, returned + receive(end)
 
 
+# The guest waits for the word that all has come before it powers off: a program's end is not the
+# end of what its socket has still to send. (Linux 6.1 resets its devices when it powers off, and
+# its network driver then spins for ever over frames that nobody sends any more.)
 ROUND_TRIP = f"""
     cd /sys/class/net/eth0
     ip address add {GUEST}/24 dev eth0
@@ -168,16 +176,15 @@ ROUND_TRIP = f"""
     cat address mtu carrier operstate
     nc {HOST} {DOWN} -e dd bs=1M of=/tmp/data 2>/dev/null
     md5sum </tmp/data
-    nc {HOST} {UP} -e cat /tmp/data
+    nc {HOST} {UP} -e sh -c 'cat /tmp/data; read all'
 """
 
 
-# Not on the nested session's KVM yet: there two of seven runs failed, for a reason not yet found.
-@pytest.mark.parametrize("hypervisor", ["soft"], indirect=True)
 @pytest.mark.parametrize("transport", ["pci", "mmio"])
-def test_pings_and_a_stream_pass_both_ways(boot, namespace, transport):
+def test_pings_and_a_stream_pass_both_ways(boot, hypervisor, namespace, transport):
     """Host and guest ping each other; 100 MB through TCP reach the guest and come back."""
-    data = random.Random(5).randbytes(SIZES[transport])  # noqa: S311 - the same in each run
+    size = SIZES[transport] // (ON_KVM if hypervisor == "kvm" else 1)
+    data = random.Random(5).randbytes(size)  # noqa: S311 - the same in each run
     raw = namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     servers = namespace.server(DOWN), namespace.server(UP)
     exchanged = namespace.meanwhile(exchange, *servers, raw, data)
