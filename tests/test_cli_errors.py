@@ -258,10 +258,10 @@ def test_an_interface_without_permission(vmm, files, rights, what):
 @pytest.mark.parametrize(
     ("prepare", "options", "words"),
     [
-        ("ip tuntap add dev a mode tap multi_queue", "tap=a", "with this number of queues"),
+        ("ip tuntap add dev a mode tap multi_queue", "tap=a", "a: it was made for several pairs"),
         ("ip tuntap add dev a mode tun", "tap=a", "a: it is no TAP interface"),
         ("true", "tap=lo", "lo: it is no TAP interface"),
-        ("true", "tap=a tap=a", "a: it is in use by another process"),
+        ("true", "tap=a tap=a", "a: it is in use already"),
     ],
 )
 def test_an_interface_that_cannot_be_used(vmm, files, prepare, options, words):

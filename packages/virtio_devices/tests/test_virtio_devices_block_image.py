@@ -210,7 +210,7 @@ def test_a_file_may_look_like_anything(path):
 
 @pytest.mark.parametrize(
     ("size", "problem"),
-    [(0, "is empty"), (1000, "has 1000 bytes"), (513, "no whole number of blocks of 512")],
+    [(0, "is empty"), (1000, "has 1000 bytes"), (513, "no whole number of sectors of 512")],
 )
 def test_files_that_are_no_disk(path, size, problem):
     """A sentence that begins with the file says why."""

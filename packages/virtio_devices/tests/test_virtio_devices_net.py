@@ -343,7 +343,7 @@ def test_a_backend_that_is_closed_already_is_a_failed_device(network):
     net.wire.near[0].close()
     net.wire.near[0] = Gone(gone)
     net.machine.driver.start()
-    assert "Bad file descriptor" in str(net.machine.transport.failure)
+    assert "bad file descriptor" in str(net.machine.transport.failure)
     assert net.device.readiness == {}
 
 

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     import os
 
 
+def os_reason(error: OSError) -> str:
+    """What the system says of an error, as the rest of a sentence: no number, no capital."""
+    reason = error.strerror or str(error)
+    # "No such file" begins a sentence, "TAP interface" does not.
+    return reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
+
+
 class VirtioError(Exception):
     """Base of every error that this package raises on purpose."""
 

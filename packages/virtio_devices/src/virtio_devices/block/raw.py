@@ -193,7 +193,7 @@ class RawImage:
         if not size:
             raise DiskImageError(self._path, "is empty")
         if size % logical:
-            problem = f"has {size} bytes, which is no whole number of blocks of {logical}"
+            problem = f"has {size} bytes, which is no whole number of sectors of {logical}"
             raise DiskImageError(self._path, problem)
         return DiskSizes(size, logical, physical)
 

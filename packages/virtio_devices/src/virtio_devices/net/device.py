@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from threading import Lock
 
-from virtio_devices.errors import DeviceFailed, DriverViolation, InvalidState, VirtioUsageError
+from virtio_devices.errors import (
+    DeviceFailed,
+    DriverViolation,
+    InvalidState,
+    VirtioUsageError,
+    os_reason,
+)
 from virtio_devices.features import DeviceId
 from virtio_devices.net import config
 from virtio_devices.net.control import ControlCommands
@@ -149,7 +155,9 @@ class Net:
                 self._queues.open(index, queue)
         except OSError as error:
             self._close_queues()
-            raise DeviceFailed(f"the backend of a network device failed: {error}") from error
+            raise DeviceFailed(
+                f"the backend of a network device failed: {os_reason(error)}"
+            ) from error
         self._interrupt = interrupt
 
     def process_queue(self, index: int) -> bool:
@@ -162,8 +170,12 @@ class Net:
             return False
         try:
             more = queues.process(index, link_up=bool(self._status & config.LINK_UP))
-        except (DriverViolation, DeviceFailed):
+        except DriverViolation:
             self._close_queues()
+            raise
+        except DeviceFailed:  # the backend is gone, and the other end of the cable with it
+            self._close_queues()
+            self.set_link(up=False)
             raise
         if queues.needs_notification(index):
             interrupt.used_buffer(index)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import select
 
 from virtio_devices._core import Arrivals
-from virtio_devices.errors import DeviceFailed
+from virtio_devices.errors import DeviceFailed, os_reason
 from virtio_devices.net.frame import (
     ETHERNET_HEADER_SIZE,
     HEADER_SIZE,
@@ -106,7 +106,9 @@ class Receiver:
         try:
             return self._arrivals.read(self._source.fileno(), limit)
         except OSError as error:
-            raise DeviceFailed(f"the backend of a receive queue is gone: {error}") from error
+            raise DeviceFailed(
+                f"the backend of a receive queue is gone: {os_reason(error)}"
+            ) from error
         except EOFError as error:
             raise DeviceFailed("the backend of a receive queue has closed its end") from error
 

@@ -12,9 +12,10 @@ import os
 import struct
 import warnings
 
-from virtio_devices.errors import TapError, VirtioUsageError
+from virtio_devices.errors import TapError, VirtioUsageError, os_reason
 from virtio_devices.net.features import GUEST_OFFLOADS, NetFeature
 from virtio_devices.net.frame import HEADER_SIZE
+from virtio_devices.net.tap_refusal import refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,13 +63,6 @@ _HOST_FEATURES = int(
     | NetFeature.HOST_ECN
     | NetFeature.HOST_UFO
 )
-
-_REASONS = {
-    errno.EPERM: "not permitted; run as root, or let root create it for you with"
-    " `ip tuntap add dev NAME mode tap user USER vnet_hdr`",
-    errno.EBUSY: "it is in use by another process",
-    errno.EINVAL: "it is no TAP interface with this number of queues",
-}
 
 
 class Tap:
@@ -225,7 +219,7 @@ class Tap:
         try:
             fcntl.ioctl(self._fds[0] if fd is None else fd, request, argument)
         except OSError as error:
-            message = f"TAP interface {self.name} does not {what}: {error.strerror}"
+            message = f"TAP interface {self.name} does not {what}: {os_reason(error)}"
             raise TapError(self.name, error.errno, message) from error
 
 
@@ -237,7 +231,7 @@ def _open_device(name: str) -> int:
             errno.ENOENT: "; load the kernel's module tun",
             errno.EACCES: "; run as root, or pass on the descriptor of a TAP interface",
         }.get(error.errno or 0, "")
-        message = f"cannot open {_DEVICE}: {error.strerror}{way_out}"
+        message = f"cannot open {_DEVICE}: {os_reason(error)}{way_out}"
         raise TapError(name, error.errno, message) from error
 
 
@@ -247,7 +241,7 @@ def _attach(fd: int, name: str, *, multi_queue: bool) -> str:
     try:
         answer = fcntl.ioctl(fd, _TUNSETIFF, _ifreq.pack(name.encode(), flags))
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
+        reason = refusal_of(name, error, multi_queue=multi_queue)
         message = f"cannot attach to TAP interface {name or '(a new one)'}: {reason}"
         raise TapError(name, error.errno, message) from error
     return _name_of(answer)
@@ -258,7 +252,7 @@ def _identify(fd: int) -> str:
     try:
         answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(_ifreq.size))
     except OSError as error:
-        message = f"descriptor {fd} is attached to no TAP interface: {error.strerror}"
+        message = f"descriptor {fd} is attached to no TAP interface: {os_reason(error)}"
         raise TapError("", error.errno, message) from error
     name = _name_of(answer)
     flags = _ifreq.unpack(answer)[1]

@@ -11,7 +11,7 @@ import os
 import select
 
 from virtio_devices._core import Departures
-from virtio_devices.errors import DeviceFailed
+from virtio_devices.errors import DeviceFailed, os_reason
 from virtio_devices.net.frame import LARGEST, SMALLEST
 from virtio_devices.queue.serve import MAX_WALK
 
@@ -94,7 +94,9 @@ class Transmitter:
         """Give a chain back that is no frame, or that the backend refused."""
         if error in _GONE:
             reason = OSError(error, os.strerror(error))
-            raise DeviceFailed(f"the backend of a transmit queue is gone: {reason}") from reason
+            raise DeviceFailed(
+                f"the backend of a transmit queue is gone: {os_reason(reason)}"
+            ) from reason
         if error:
             self._counters.tx_refused += 1
         else:
