@@ -445,6 +445,35 @@ def test_a_queue_cannot_have_been_reset_without_the_feature(twin):
     assert "reset alone" in refused(twin, record)
 
 
+def test_a_queue_that_was_reset_is_not_in_operation():
+    """One of the two is not so, even where a driver may reset queues."""
+    twin = Twin(Disk(), pci=False)
+    try:
+        twin.start(1, 0)
+        state = twin.transport.save()
+        assert state.life.features & Feature.RING_RESET
+        first, *others = state.life.registers
+        first = first._replace(ready=False, was_reset=True)
+        record = changed(state, registers=(first, *others))
+        assert "reset and in operation" in refused(twin, record)
+    finally:
+        twin.close()
+
+
+def test_an_interrupt_that_is_shown_is_in_the_isr():
+    """The bit of the configuration space follows from it, and from MSI-X."""
+    twin = Twin(Disk(), pci=True)
+    try:
+        twin.start(0, 0)
+        twin.ask(0, 0)
+        twin.kick(0, 0)
+        state = twin.transport.save()
+        assert (state.isr, twin.pin.active) == (1, True)
+        assert "shows an interrupt" in refused(twin, state._replace(isr=0))
+    finally:
+        twin.close()
+
+
 def leaves(record, path=()):
     """Where the values of a record are, and the parts that are made of them."""
     yield path
@@ -512,6 +541,19 @@ def test_a_ring_that_cannot_be_is_refused(twin):
     twin.memory = GuestMemory.from_ranges([(0, 0x1000)])
     assert "impossible here" in refused(twin, state)
     twin.transport = twin.make()
+
+
+def test_a_reset_forgets_what_was_selected(twin):
+    """The next driver finds the first words of features, and queue 0."""
+    if twin.pci:
+        for offset, size in ((0x00, 4), (0x08, 4), (0x16, 2)):
+            twin.driver.write_common(offset, 1, size)
+    else:
+        for offset in (0x014, 0x024, 0x030):
+            twin.driver.write(offset, 1)
+    assert twin.transport.save().selectors == (1, 1, 1)
+    twin.driver.write_status(0)
+    assert twin.transport.save().selectors == (0, 0, 0)
 
 
 def test_a_transport_in_use_takes_no_record(twin):
