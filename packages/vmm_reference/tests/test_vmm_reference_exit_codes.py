@@ -40,6 +40,12 @@ def test_lost_stdout(number, code):
     assert VmExit.by_lost_stdout(error).code == code
 
 
+def test_a_full_disk_below_stdout_is_one_sentence():
+    """The system's reason, without its number."""
+    end = VmExit.by_lost_stdout(OSError(errno.ENOSPC, "No space left on device"))
+    assert str(end) == "the VMM failed: cannot write to stdout: no space left on device"
+
+
 def test_every_end_has_a_code():
     """No end is without a code."""
     assert all(VmExit(kind).code >= 0 for kind in EndKind)

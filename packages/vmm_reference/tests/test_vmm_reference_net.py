@@ -15,7 +15,7 @@ import pytest
 
 from virtio_devices import NetFeature, Tap
 from vmm_reference import NetConfig
-from vmm_reference.errors import HostError, OptionError
+from vmm_reference.errors import HostError, UsageError
 from vmm_reference.virtio.host_interface import HostInterface
 from vmm_reference.virtio.net import make_net
 
@@ -47,7 +47,7 @@ def inside():
 def make(inside):
     """A function that makes the card of a configuration in the namespace."""
     with contextlib.ExitStack() as stack:
-        yield lambda **options: inside(make_net, NetConfig(**options), stack)
+        yield lambda **options: inside(make_net, NetConfig(**options), stack)[0]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_card_with_every_wish(make, inside):
 def test_an_interface_goes_with_its_card(inside):
     """It was made for it."""
     with contextlib.ExitStack() as stack:
-        inside(make_net, NetConfig(tap="brief"), stack)
+        assert inside(make_net, NetConfig(tap="brief"), stack)[1] == "brief"
         assert state(inside, "brief")[0] == 1
     with pytest.raises(OSError, match="No such device"):
         state(inside, "brief")
@@ -139,18 +139,18 @@ def test_descriptors_bring_their_interface_as_it_is(make, inside, tap):
 def test_an_interface_in_use(make, tap):
     """The user has named the wrong one."""
     assert tap.name == "made"
-    with pytest.raises(OptionError, match=r'^--net \'tap="made",.*made: it is in use already'):
+    with pytest.raises(UsageError, match=r"^--net: .* made: it is in use already$"):
         make(tap="made")
 
 
 def test_an_interface_that_is_none(make):
     """Or a descriptor that is none."""
-    with pytest.raises(OptionError, match="TAP interface lo: it is no TAP interface"):
+    with pytest.raises(UsageError, match="TAP interface lo: it is no TAP interface"):
         make(tap="lo")
     read, write = os.pipe()
-    with pytest.raises(OptionError, match=f"descriptor {read} is attached to no TAP interface"):
+    with pytest.raises(UsageError, match=f"descriptor {read} is attached to no TAP interface"):
         make(fds=(read,))
-    with pytest.raises(OptionError, match="descriptor 99999 is attached to no TAP interface: bad"):
+    with pytest.raises(UsageError, match="descriptor 99999 is attached to no TAP interface: bad"):
         make(fds=(99999,))
     os.close(read)
     os.close(write)

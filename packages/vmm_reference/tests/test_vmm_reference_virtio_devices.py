@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ class FakeBus:
 
     def __init__(self):
         self.devices = {}
+        self.names = []
 
     def attach(self, device, name, _loop):
-        self.devices[name] = device
+        self.devices[name.partition(" ")[0]] = device
+        self.names.append(name)
 
 
 @pytest.fixture
@@ -103,6 +106,39 @@ def test_unusable_disks(make, tmp_path, name, size, reason):
     assert str(caught.value).startswith(f"--disk {path} {reason}")
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop its rights")
+def test_a_disk_that_can_only_be_read(make):
+    """The way out is named."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are root's alone
+        Path(folder).chmod(0o755)
+        image = Path(folder, "disk.img")
+        image.write_bytes(bytes(512))
+        image.chmod(0o444)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(InputFileError) as caught:
+                make(disks=(DiskConfig(image),))
+        finally:
+            os.seteuid(0)
+    hint = "cannot be written: permission denied; readonly=on does without"
+    assert str(caught.value) == f"--disk {image} {hint}"
+
+
+def test_a_path_that_is_no_text(make):
+    """Its bytes are shown."""
+    with pytest.raises(InputFileError, match=r"--disk /no/\\xff\.img cannot be used: no such file"):
+        make(disks=(DiskConfig(Path(os.fsdecode(b"/no/\xff.img"))),))
+
+
+def test_what_a_device_stands_on_is_in_its_name(make, bus, image, caplog):
+    """So that a warning says which disk is full; its reason has no number and no capital."""
+    make(disks=(DiskConfig(image),))
+    bus.devices["disk0"]._report(OSError(28, "No space left on device"))
+    assert bus.names == [f"disk0 ({image})"]
+    assert caplog.messages == [f"disk0 ({image}): no space left on device"]
+
+
 def test_random_numbers_come_from_the_source(make, bus, tmp_path):
     """As many as are asked for; when the source ends, the device fails."""
     source = tmp_path / "numbers"
@@ -143,10 +179,10 @@ def test_a_source_that_fails_later(make, bus, tmp_path, monkeypatch):
     make(rng=RngConfig())
 
     def fail(_fd, _size):
-        raise OSError(5, "told so")
+        raise OSError(5, "Told so")
 
     monkeypatch.setattr(os, "read", fail)
-    with pytest.raises(DeviceFailed, match=r"cannot read /dev/urandom: .*told so"):
+    with pytest.raises(DeviceFailed, match=r"cannot read /dev/urandom: told so$"):
         bus.devices["rng"]._source(1)
 
 
@@ -232,7 +268,7 @@ def test_reports_are_limited(caplog, monkeypatch):
     for number in range(25):
         reports(OSError(number, "x"))
     assert len(caplog.messages) == 10
-    assert caplog.messages[0] == "disk0: [Errno 0] x"
+    assert caplog.messages[0] == "disk0: x"
     now[0] += 6 * 10**9
     reports(OSError(1, "later"))
-    assert caplog.messages[10:] == ["disk0: 15 more like these", "disk0: [Errno 1] later"]
+    assert caplog.messages[10:] == ["disk0: 15 more like these", "disk0: later"]

@@ -169,7 +169,8 @@ class ConsoleLine:
         self._file = OutputFile("--console", path)
         self._teardown.callback(self._file.close)
         return ConsolePort(
-            self._file.fileno(), on_error=Reports(logger, "output of the console is lost")
+            self._file.fileno(),
+            on_error=Reports(logger, f"output of the console to {path} is lost"),
         )
 
     def _pty_port(self) -> ConsolePort:

@@ -15,12 +15,13 @@ Building blocks below raise their own errors; `vmm_reference.cli` turns each int
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, ClassVar
 
 from vmm_reference.exit_codes import ExitCode
+from vmm_reference.os_reason import os_reason
 
 if TYPE_CHECKING:
-    import os
     from typing import Self
 
 
@@ -62,7 +63,9 @@ class InputFileError(UsageError):
     """
 
     def __init__(self, flag: str, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"{flag} {path} {reason}")
+        # A path may hold bytes that are no text; they are shown as \\xff.
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        super().__init__(f"{flag} {shown} {reason}")
         self.flag = flag
         self.path = path
         self.reason = reason
@@ -70,7 +73,7 @@ class InputFileError(UsageError):
     @classmethod
     def unusable(cls, flag: str, path: str | os.PathLike[str], error: OSError) -> Self:
         """The error that says of a file what the system said of it."""
-        return cls(flag, path, f"cannot be used: {(error.strerror or str(error)).lower()}")
+        return cls(flag, path, f"cannot be used: {os_reason(error)}")
 
 
 class HostError(VmmError):

@@ -87,7 +87,8 @@ class ExecSession:
         if end.kind is EndKind.RESET and self._silent:
             # before init has loaded the driver of pvpanic, a panic is a reset like any other
             return f"{end} while booting (a kernel panic? try --serial tty or more memory)"
-        return f"{end} before the command had ended"
+        reason = f": {end.detail}" if end.detail else ""
+        return f"{end.kind.value} before the command had ended{reason}"
 
     def _heard_by(self, output: Callable[[bytes], object]) -> Callable[[bytes], object]:
         def take(data: bytes) -> None:

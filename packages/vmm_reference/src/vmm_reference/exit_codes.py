@@ -22,6 +22,8 @@ import errno
 import signal
 from dataclasses import dataclass
 
+from vmm_reference.os_reason import os_reason
+
 
 class ExitCode(enum.IntEnum):
     """Exit codes of ``vmm-reference``; see the table above."""
@@ -90,7 +92,7 @@ class VmExit:
             return cls.by_signal(signal.SIGPIPE)
         if error.errno == errno.EIO:
             return cls.by_signal(signal.SIGHUP)
-        return cls(EndKind.ERROR, f"cannot write to stdout: {error}", error=error)
+        return cls(EndKind.ERROR, f"cannot write to stdout: {os_reason(error)}", error=error)
 
     @property
     def code(self) -> int:

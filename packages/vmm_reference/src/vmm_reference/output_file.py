@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from vmm_reference.errors import InputFileError
+from vmm_reference.os_reason import os_reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +29,16 @@ class OutputFile:
         flag: who names it.
         path: the file.
 
+    Attributes:
+        path: the file's.
+
     Raises:
         InputFileError: it cannot be written, is in use, or is a FIFO without a reader.
     """
 
     def __init__(self, flag: str, path: Path) -> None:
+        self.path = path
         self._flag = flag
-        self._path = path
         self._fd = self._open()
         try:
             self._mode = os.fstat(self._fd).st_mode
@@ -72,11 +76,11 @@ class OutputFile:
         # O_NONBLOCK: opening a FIFO would wait for somebody who reads.
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            return os.open(self._path, flags, 0o644)
+            return os.open(self.path, flags, 0o644)
         except OSError as error:
-            if error.errno == errno.ENXIO and self._path.is_fifo():
+            if error.errno == errno.ENXIO and self.path.is_fifo():
                 reason = "is a FIFO that nobody reads"
-                raise InputFileError(self._flag, self._path, reason) from error
+                raise InputFileError(self._flag, self.path, reason) from error
             raise self._unwritable(error) from error
 
     def _lock(self) -> None:
@@ -84,10 +88,10 @@ class OutputFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             reason = "is in use already (by another flag or virtual machine?)"
-            raise InputFileError(self._flag, self._path, reason) from error
+            raise InputFileError(self._flag, self.path, reason) from error
         except OSError as error:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> InputFileError:
-        reason = f"cannot be written: {(error.strerror or '').lower()}"
-        return InputFileError(self._flag, self._path, reason)
+        reason = f"cannot be written: {os_reason(error)}"
+        return InputFileError(self._flag, self.path, reason)

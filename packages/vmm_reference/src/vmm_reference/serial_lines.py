@@ -16,6 +16,7 @@ from vmm_reference.console import ConsoleInput, FdWriter
 from vmm_reference.device_manager import SerialLine
 from vmm_reference.exec_session import ExecSession
 from vmm_reference.exit_codes import EndKind, VmExit
+from vmm_reference.os_reason import os_reason
 from vmm_reference.output_file import OutputFile
 from vmm_reference.terminal import EscapeFilter
 
@@ -144,7 +145,8 @@ class SerialLines:
         self._stop(VmExit.by_lost_stdout(error))
 
     def _file_failed(self, error: OSError) -> None:
-        logger.error("serial output is lost from here on: %s", error)
+        where = "" if self._file is None else f" to {self._file.path}"
+        logger.error("serial output%s is lost from here on: %s", where, os_reason(error))
 
 
 def _drop(_output: object) -> None:

@@ -17,7 +17,7 @@ class VirtioBus(Protocol):
 
         Args:
             device: the device; stays the caller's.
-            name: what messages call it, e.g. ``disk0``.
+            name: what messages call it, e.g. ``disk0 (disk.img)``.
             loop: the event loop whose thread does the device's work.
 
         Raises:

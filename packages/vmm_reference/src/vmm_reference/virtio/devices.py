@@ -31,8 +31,7 @@ class VirtioDevices:
 
     Raises:
         InputFileError: a file that a device stands on cannot be used.
-        OptionError: an interface that a card stands on cannot be used.
-        UsageError: there is no room for so many.
+        UsageError: an interface that a card stands on cannot be used, or there is no room.
         HostError: this host does not permit one.
     """
 
@@ -50,10 +49,11 @@ class VirtioDevices:
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             for index, disk in enumerate(config.disks):
-                name = f"disk{index}"
-                self._attach(make_disk(disk, name, self._teardown), name)
+                label = f"disk{index} ({disk.path})"
+                self._attach(make_disk(disk, label, self._teardown), label)
             for index, net in enumerate(config.nets):
-                self._attach(make_net(net, self._teardown), f"net{index}")
+                card, interface = make_net(net, self._teardown)
+                self._attach(card, f"net{index} ({interface})")
             if config.rng is not None:
                 self._attach(make_rng(config.rng, self._teardown), "rng")
             if console is not None:
@@ -74,11 +74,13 @@ class VirtioDevices:
         """End the threads and close the files; may be called again."""
         self._teardown.close()
 
-    def _attach(self, device: Device, name: str) -> None:
+    def _attach(self, device: Device, label: str) -> None:
+        """Put a device on the bus; its label is a name and perhaps, in brackets, a file."""
+        name = label.partition(" ")[0]
         loop = EventLoop(self._on_error, name)
         self._teardown.callback(loop.close)
         try:
-            self._bus.attach(device, name, loop)
+            self._bus.attach(device, label, loop)
         except UsageError as error:
             flag = name.rstrip(string.digits)
             raise UsageError(f"--{flag}: {name} is one device too many; {error}") from error

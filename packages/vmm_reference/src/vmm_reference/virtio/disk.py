@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from virtio_devices import Block, DiskImageError, RawImage
 from vmm_reference.errors import InputFileError
+from vmm_reference.os_reason import os_reason
 from vmm_reference.virtio.reports import Reports
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ def make_disk(config: DiskConfig, name: str, teardown: ExitStack) -> Block:
     except DiskImageError as error:
         raise InputFileError("--disk", config.path, error.problem) from error
     except OSError as error:
+        if _could_be_read(config, error):
+            reason = f"cannot be written: {os_reason(error)}; readonly=on does without"
+            raise InputFileError("--disk", config.path, reason) from error
         raise InputFileError.unusable("--disk", config.path, error) from error
     teardown.callback(image.close)
     return Block(
@@ -42,3 +48,9 @@ def make_disk(config: DiskConfig, name: str, teardown: ExitStack) -> Block:
         queue_size=config.queue_size,
         report=Reports(logger, name),
     )
+
+
+def _could_be_read(config: DiskConfig, error: OSError) -> bool:
+    """Whether only writing is refused."""
+    refused = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+    return refused and not config.readonly and os.access(config.path, os.R_OK)

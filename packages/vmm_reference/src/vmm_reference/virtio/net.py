@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from virtio_devices import Net, NetFeature, Tap, TapError
-from vmm_reference.errors import HostError, OptionError
+from vmm_reference.errors import HostError, UsageError
 from vmm_reference.virtio.host_interface import HostInterface
 
 if TYPE_CHECKING:
@@ -23,15 +23,18 @@ _NAMED = frozenset({None, errno.EINVAL, errno.EBUSY, errno.ENOTTY, errno.EBADF, 
 """What says that the interface or the descriptor is the wrong one; all else is about the host."""
 
 
-def make_net(config: NetConfig, teardown: ExitStack) -> Net:
+def make_net(config: NetConfig, teardown: ExitStack) -> tuple[Net, str]:
     """Make a network card.
 
     Args:
         config: what it is.
         teardown: closes its interface.
 
+    Returns:
+        The card, and its interface's name.
+
     Raises:
-        OptionError: there is no such interface to be had.
+        UsageError: there is no such interface to be had.
         HostError: this host does not permit it.
     """
     tap = _open(config)
@@ -46,7 +49,7 @@ def make_net(config: NetConfig, teardown: ExitStack) -> Net:
         offloads=_offloads(config),
     )
     teardown.callback(card.reset)  # until then it has the interface too
-    return card
+    return card, tap.name
 
 
 def _open(config: NetConfig) -> Tap:
@@ -56,7 +59,7 @@ def _open(config: NetConfig) -> Tap:
         return Tap.open(config.tap, queues=config.num_queues // 2)
     except TapError as error:
         if error.errno in _NAMED:
-            raise OptionError("--net", str(config), str(error)) from error
+            raise UsageError(f"--net: {error}") from error
         raise HostError(f"--net: {error}") from error
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from vmm_reference.os_reason import os_reason
+
 if TYPE_CHECKING:
     import logging
 
@@ -17,7 +19,7 @@ class Reports:
 
     Args:
         logger: where they go.
-        name: the device's.
+        name: the device's, and what of the host it stands on: ``disk0 (disk.img)``.
     """
 
     def __init__(self, logger: logging.Logger, name: str) -> None:
@@ -36,4 +38,5 @@ class Reports:
             self._began, self._count = now, 0
         self._count += 1
         if self._count <= _BURST:
-            self._logger.warning("%s: %s", self._name, error)
+            reason = os_reason(error) if isinstance(error, OSError) else error
+            self._logger.warning("%s: %s", self._name, reason)

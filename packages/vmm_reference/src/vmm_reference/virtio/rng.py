@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from virtio_devices import DeviceFailed, Rng
 from vmm_reference.errors import InputFileError
+from vmm_reference.os_reason import os_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def _reader(fd: int, path: Path) -> Callable[[int], bytes]:
             try:
                 part = os.read(fd, size)
             except OSError as error:
-                raise DeviceFailed(f"cannot read {path}: {error}") from error
+                raise DeviceFailed(f"cannot read {path}: {os_reason(error)}") from error
             if not part:
                 raise DeviceFailed(f"{path} has no more random bytes")
             parts.append(part)
