@@ -397,3 +397,23 @@ def test_discards_of_one_call_are_bounded(disk, backend):
         done.append(len(backend.calls))
     assert done[:2] == [64, 128]
     assert len(backend.calls) == 160
+
+
+def test_zeroes_of_one_call_are_bounded(disk):
+    """By their bytes, for the host may have to write them: 64 MiB are one request and one call."""
+
+    class Large(Memory):
+        def __init__(self):
+            super().__init__()
+            self.sizes = DiskSizes(1 << 30)
+
+        def write_zeroes(self, offset, size, *, unmap):
+            self._note("write_zeroes", offset, size, unmap)
+
+    backend = Large()
+    guest = disk(backend)
+    for _ in range(3):
+        header = struct.pack("<IIQ", WRITE_ZEROES, 0, 0)
+        guest.queue.add([header, extent(0, 1 << 17)], [1])
+    done = [(guest.machine.transport.process_queue(0), len(backend.calls)) for _ in range(4)]
+    assert done == [(True, 1), (True, 2), (True, 3), (False, 3)]

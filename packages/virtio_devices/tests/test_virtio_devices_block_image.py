@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from virtio_devices import Backend, DiskImageError, RawImage
+from virtio_devices.block.bounce import write_bounced
 from vm_memory import GuestMemory
 
 BASE = 0x10000
@@ -128,6 +129,14 @@ with tempfile.NamedTemporaryFile() as file, GuestMemory.from_ranges([(0, 0x10000
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == b"EFBIG\n"
+
+
+def test_a_part_of_a_bounced_write_is_an_error(guest, path, monkeypatch):
+    """The host took less than a portion: EIO, not silence."""
+    monkeypatch.setattr(os, "pwrite", lambda _fd, data, _offset: len(data) - 512)
+    with path.open("r+b") as file, pytest.raises(OSError, match="a part of a request") as caught:
+        write_bounced(file.fileno(), guest, [(BASE, 4096)], 0)
+    assert caught.value.errno == errno.EIO
 
 
 def test_zeroes_read_as_zeros(image, guest, path):

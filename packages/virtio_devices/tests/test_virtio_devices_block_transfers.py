@@ -21,6 +21,7 @@ from virtio_devices import (
     Feature,
     MmioTransport,
     RawImage,
+    SplitQueue,
     VirtioUsageError,
     _core,
 )
@@ -180,7 +181,7 @@ class Listener(GuestMemory):
 class Rig:
     """A queue with a driver on it, and a disk."""
 
-    def __init__(self, stack, *, size=64, ranges=((0, 0x40000),), listen=None):
+    def __init__(self, stack, *, size=64, ranges=((0, 0x40000),), span=0x40000, listen=None):
         self.memory = stack.enter_context(GuestMemory.from_ranges(ranges))
         if listen:
             self.memory = Listener(self.memory.regions)
@@ -192,13 +193,13 @@ class Rig:
         self.device = Block(self.disk, queue_size=size)
         self.machine = MmioTransport(self.device, self.memory, InterruptCounter(), kick=bool)
         self.driver = MmioDriver(self.machine)
-        self.size = size
+        self.size, self.span = size, span
         self.restart()
 
     def restart(self):
         """Reset the device and start it."""
         self.driver.negotiate(FEATURES & ~int(Feature.EVENT_IDX))
-        self.queue = SplitDriver(self.memory, 0, self.size, span=0x40000)
+        self.queue = SplitDriver(self.memory, 0, self.size, span=self.span)
         self.driver.add_queue(0, self.queue)
         self.driver.start()
 
@@ -418,7 +419,150 @@ def test_a_fault_of_the_driver_waits_for_those_before_it(stack):
     assert [used.data[0] for used in rig.queue.collect()] == [1, 2]
 
 
+def test_a_transfer_beyond_the_limit_is_the_methods(stack, monkeypatch):
+    """Which refuse it: SIZE_MAX times SEG_MAX bounds what one request moves."""
+    monkeypatch.setattr("virtio_devices.block.device.max_request_bytes", lambda _size: 1024)
+    rig = Rig(stack)
+    rig.read(0, 1536)
+    rig.read(0, 1024)
+    assert [answer[-1] for answer in rig.run()] == [1, 0]
+    assert rig.methods == []
+
+
+def test_a_write_with_more_room_than_a_status_has_it_in_the_last_byte(stack):
+    """What is before it stays as it was."""
+    rig = Rig(stack)
+    rig.queue.add([header(OUT, 0), b"x" * 512], [7, 2], fill=0xFF)
+    assert rig.run() == [b"\xff" * 8 + b"\0"]
+    assert rig.methods == ["write"]
+
+
+def test_a_disk_that_is_read_only_is_not_written_though_its_file_could_be(stack):
+    """IOERR, by the device itself."""
+    rig = Rig(stack)
+    rig.disk.read_only = True
+    rig.restart()
+    rig.write(0, b"x" * 512)
+    assert rig.run() == [b"\1"]
+    assert rig.disk.contents() == CONTENTS
+
+
+def test_a_batch_has_a_bound_in_bytes(stack):
+    """The driver sees what was done before much more is begun."""
+    rig = Rig(stack, ranges=[(0, 0x400000)], span=0x400000)
+    os.ftruncate(rig.file.fileno(), 4 << 20)
+    transfers = _core.Transfers(4 << 20, 4 << 20)
+    for _ in range(5):
+        rig.read(0, 1 << 19)
+    assert transfers.run(rig.device._queues[0], rig.file.fileno(), 16, 2**40) == (2, 1 << 20, [])
+
+
+def test_what_is_behind_a_failure_waits_in_its_order(stack):
+    """Also what is no transfer: it was taken already, and is put back first."""
+    rig = Rig(stack)
+    os.ftruncate(rig.file.fileno(), 4096)
+    rig.read(30)
+    rig.read(0)
+    rig.queue.add([header(GET_ID, 0)], [20, 1])
+    rig.read(1)
+    rig.queue.add([header(FLUSH, 0)], [1])
+    assert [len(answer) for answer in rig.run()] == [513, 513, 21, 513, 1]
+    assert rig.methods == ["read", "flush"]
+    assert rig.queue.in_flight == frozenset()
+
+
+def test_the_bound_may_be_passed_by_the_last_request(stack):
+    """The call ends there, whatever is left of the bound."""
+    rig = Rig(stack)
+    rig.write(0, b"x" * 512)
+    for _ in range(20):
+        rig.queue.add([header(FLUSH, 0)], [1])
+    assert rig.machine.process_queue(0)
+    assert len(rig.queue.collect()) == 17
+    assert not rig.machine.process_queue(0)
+    assert len(rig.queue.collect()) == 4
+
+
+class RestlessQueue(SplitQueue):
+    """Says that something is there, whenever it is asked, and it is not."""
+
+    asked = 0
+
+    def enable_notification(self):
+        self.asked += 1
+        assert self.asked <= self.size
+        return True
+
+
+def test_a_queue_that_promises_and_does_not_keep_it_ends_the_call(stack):
+    """After as many looks as it has entries."""
+    rig = Rig(stack)
+    queue = RestlessQueue(rig.memory, rig.queue.layout)
+    assert serve_requests(queue, rig.device._executor, rig.device._file)
+    assert queue.asked == 64
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_a_batch_borrows_so_many_regions(stack, count):
+    """Eight; what lies in more is the methods'."""
+    places = [0x80000 + 0x2000 * index for index in range(count)]
+    rig = Rig(stack, ranges=[(0, 0x40000), *((place, 0x1000) for place in places)])
+    rig.memory.write(0x20000, header(IN, 0))
+    rig.queue.write_descriptor(0, 0x20000, 16, 1, 1)
+    for index, place in enumerate(places, 1):
+        rig.queue.write_descriptor(index, place, 512, 3, index + 1)
+    rig.queue.write_descriptor(count + 1, places[-1] + 0x800, 1, 2)
+    rig.queue.offer(0)
+    assert not rig.machine.process_queue(0)
+    found = b"".join(rig.memory.read(place, 512) for place in places)
+    assert found == CONTENTS[: 512 * count]
+    assert rig.methods == ([] if count == 8 else ["read"])
+
+
+def test_a_queue_that_is_stopped_while_data_move_gives_nothing_back(stack):
+    """Another thread does it; the rings may be something else by now (§2.6.1)."""
+    rig = Rig(stack, ranges=[(0, 0x400000)], span=0x400000)
+    os.ftruncate(rig.file.fileno(), 1 << 20)
+    transfers = _core.Transfers(1 << 20, 1 << 20)
+    queue = rig.device._queues[0]
+    begun, stopped = threading.Event(), threading.Event()
+
+    def stop():
+        begun.set()
+        while not queue.in_flight:  # only ever seen while a batch moves: else it has the GIL
+            pass
+        queue.stop()
+        stopped.set()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    begun.wait()
+    while not stopped.is_set():
+        for _ in range(4):
+            rig.read(0, 1 << 18)
+        before = rig.memory.load(rig.queue.layout.used_idx, 2)
+        transfers.run(queue, rig.file.fileno(), 16, 2**40)
+        if not queue.in_flight:
+            rig.queue.collect()
+    thread.join()
+    assert rig.memory.load(rig.queue.layout.used_idx, 2) == before
+    assert len(queue.in_flight) == 4
+
+
 # The memory that listens
+
+
+def test_a_failed_write_tells_of_nothing(stack):
+    """Nothing of the guest's was written."""
+    told = []
+    rig = Rig(stack, listen=lambda _rig, *wrote: told.append(wrote))
+    reader = os.open(f"/proc/self/fd/{rig.file.fileno()}", os.O_RDONLY)
+    stack.callback(os.close, reader)
+    rig.disk.transfer_fd = reader
+    rig.restart()
+    rig.write(0, b"x" * 512)
+    assert rig.run() == [b"\0"]
+    assert (rig.methods, told) == (["write"], [])
 
 
 def test_what_was_written_is_told_before_the_driver_sees_it(stack):

@@ -6,12 +6,14 @@ import ctypes
 import os
 import resource
 import struct
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from virtio_devices import Block, MmioTransport, RawImage
+from virtio_devices import Block, MmioTransport, RawImage, SplitQueue
+from virtio_devices._core import Transfers
 from virtio_devices.testing import InterruptCounter, MmioDriver, SplitDriver
 from vm_memory import GuestMemory
 
@@ -77,6 +79,11 @@ def rings():
     return sum("io_uring" in str(link) for link in links)
 
 
+def mappings():
+    """How many pieces of io_uring instances this process has in its memory."""
+    return Path("/proc/self/maps").read_text().count("io_uring")
+
+
 def is_permitted():
     parameters = ctypes.create_string_buffer(120)
     fd = ctypes.CDLL(None, use_errno=True).syscall(_SYS_IO_URING_SETUP, 1, parameters)
@@ -108,7 +115,7 @@ def test_a_batch_waits_together(stack, path):
     if not is_permitted():
         pytest.skip("io_uring is not permitted here")
     rig = Rig(stack, path)
-    before = rings()
+    before, mapped = rings(), mappings()
     places = [rig.add(IN, block) for block in range(20)]
     assert rig.run() == bytes(20)
     assert rings() == before + 1
@@ -121,7 +128,7 @@ def test_a_batch_waits_together(stack, path):
         assert rig.memory.read(place, BLOCK) == bytes([block + 1]) * BLOCK
     assert path.read_bytes()[40 * BLOCK : 42 * BLOCK] == b"x" * BLOCK + b"y" * BLOCK
     rig.transport.write(0x070, memoryview(bytes(4)))
-    assert rings() == before
+    assert (rings(), mappings()) == (before, mapped)
 
 
 @pytest.mark.parametrize("direct", [False, True])
@@ -199,3 +206,95 @@ def test_dirty_pages(stack, path):
     rig.run()
     dirty = [(start, size) for start, size in rig.memory.get_and_reset_dirty() if start >= STATUSES]
     assert dirty == [(STATUSES, BLOCK), *((place, BLOCK) for place in places)]
+
+
+class Shared:
+    """Transfers past the page cache, and queues of several threads that share them."""
+
+    def __init__(self, stack, path, threads=1):
+        if not is_permitted():
+            pytest.skip("io_uring is not permitted here")
+        path.write_bytes(b"".join(bytes([block + 1]) * BLOCK for block in range(BLOCKS)))
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        stack.callback(os.close, self.fd)
+        self.transfers = Transfers(BLOCKS * BLOCK, 1 << 20)
+        self.memory = GuestMemory.from_ranges([(0x100000 * each, 0x100000) for each in range(4)])
+        stack.enter_context(self.memory)
+        self.drivers = [SplitDriver(self.memory, 0x100000 * each, 64) for each in range(threads)]
+        self.queues = [SplitQueue(self.memory, driver.layout) for driver in self.drivers]
+        for each in range(threads):
+            for block in range(16):
+                header = struct.pack("<IIQ", IN, 0, block * BLOCK // 512)
+                self.memory.write(0x100000 * each + HEADERS + 16 * block, header)
+
+    def batch(self, number=0):
+        """Sixteen reads of one queue, which are done together."""
+        driver, base = self.drivers[number], 0x100000 * number
+        for block in range(16):
+            index = 3 * block
+            driver.write_descriptor(index, base + HEADERS + 16 * block, 16, 1, index + 1)
+            place = base + DATA + BLOCK * block
+            driver.write_descriptor(index + 1, place, BLOCK, 3, index + 2)
+            driver.write_descriptor(index + 2, base + STATUSES + block, 1, 2)
+            driver.offer(index)
+        self.memory.write(base + DATA, bytes(16 * BLOCK))
+        done = self.transfers.run(self.queues[number], self.fd, 16, 1 << 30)
+        assert done == (16, 16 * BLOCK, [])
+        data = self.memory.read(base + DATA, 16 * BLOCK)
+        assert data == b"".join(bytes([block + 1]) * BLOCK for block in range(16))
+
+
+def test_a_ring_is_opened_again_after_it_was_closed(stack, path):
+    """Close gives back what the kernel lent, until there is need of it again."""
+    shared, before = Shared(stack, path), rings()
+    shared.batch()
+    assert rings() == before + 1
+    shared.transfers.close()
+    shared.transfers.close()
+    assert rings() == before
+    shared.batch()
+    assert rings() == before + 1
+
+
+def test_two_threads_do_not_share_a_ring(stack, path):
+    """One waits together, the other in order; each has its own data."""
+    shared = Shared(stack, path, threads=4)
+    failures = []
+
+    def work(number):
+        try:
+            for _ in range(100):
+                shared.batch(number)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_ring_in_use_is_not_closed(stack, path):
+    """Another thread may ask for it at any time; the batch under way is not hurt."""
+    shared, before = Shared(stack, path), rings()
+    queue, closed = shared.queues[0], []
+    ended = threading.Event()
+
+    def close():
+        while not ended.is_set():
+            if queue.in_flight:  # only ever seen while a batch moves: else it has the GIL
+                shared.transfers.close()
+                closed.append(rings())
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    try:
+        while not closed:
+            shared.batch()
+    finally:
+        ended.set()
+        thread.join()
+    assert rings() == before + 1

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from virtio_devices import Console, ConsoleFeature, ConsolePort, SplitQueue, VirtioUsageError
+from virtio_devices.console.control import ControlMessages, Event
 from virtio_devices.console.transmit import BUDGET
 from virtio_devices.testing import SplitDriver
 
@@ -821,3 +822,12 @@ def test_a_queue_can_be_replaced_alone(ports, index):
     term.post(100, queue=2)
     term.write(message(0, PORT_READY, 1), queue=3)
     assert term.arrived(2) == [message(0, CONSOLE_PORT, 1)]
+
+
+def test_the_last_word_on_a_matter_comes_last():
+    """What is said anew is new: it follows what was said of other matters meanwhile."""
+    messages = ControlMessages()
+    messages.add(0, Event.PORT_OPEN, 1)
+    messages.add(1, Event.PORT_OPEN, 1)
+    messages.add(0, Event.PORT_OPEN, 0)
+    assert [(port, message[6]) for port, _, message in messages.save()] == [(1, 1), (0, 0)]

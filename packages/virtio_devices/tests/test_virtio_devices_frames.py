@@ -273,6 +273,60 @@ def test_a_fault_behind_a_frame_that_departs_is_met_by_the_next_call(ring, make_
     assert len(driver.collect()) == 1
 
 
+def test_a_fault_behind_a_useless_buffer_is_met_by_the_next_call(ring, make_memory, wire):
+    """What came back is counted first."""
+    near, far = wire
+    driver, queue = ring.pair(make_memory(), 16)
+    arrivals = Arrivals(queue, True, LARGEST)
+    driver.add(writable=[HEADER_SIZE - 1])
+    offer_nonsense(ring, driver)
+    far.send(message(1, 100))
+    arrivals.read(near.fileno(), 64)
+    assert arrivals.deliver(True) == (0, 0, 0, 0, 0, 1)
+    with pytest.raises(DriverViolation, match="no guest memory"):
+        arrivals.deliver(True)
+
+
+def test_the_smallest_frame_arrives(ring, make_memory, wire):
+    """It is an Ethernet header, and no more; what is smaller is none."""
+    near, far = wire
+    driver, queue = ring.pair(make_memory(), 16)
+    arrivals = Arrivals(queue, True, LARGEST)
+    for _ in range(2):
+        driver.add(writable=[100])
+    far.send(bytes(SMALLEST - 1))
+    far.send(bytes(SMALLEST))
+    assert arrivals.read(near.fileno(), 64)
+    assert arrivals.deliver(True) == (1, SMALLEST - HEADER_SIZE, 1, 0, 0, 0)
+
+
+def test_an_end_behind_frames_waits_for_them(ring, make_memory, wire):
+    """They are passed on first."""
+    near, far = wire
+    driver, queue = ring.pair(make_memory(), 16)
+    arrivals = Arrivals(queue, True, LARGEST)
+    for _ in range(4):
+        driver.add(writable=[200])
+    far.send(message(1, 100))
+    far.close()
+    assert arrivals.read(near.fileno(), 64)
+    assert arrivals.deliver(True)[0] == 1
+    with pytest.raises(EOFError, match="closed"):
+        arrivals.read(near.fileno(), 64)
+
+
+def test_no_more_frames_are_sent_than_wanted(ring, make_memory, wire):
+    """The others stay available."""
+    near, far = wire
+    driver, queue = ring.pair(make_memory(), 16)
+    for number in range(10):
+        driver.add([message(number, 100)])
+    departures = Departures(queue)
+    assert departures.send(near.fileno(), 3) == (3, 3 * 88, 0, None)
+    assert departures.send(near.fileno(), 64) == (7, 7 * 88, 0, None)
+    assert arrived(far) == [message(number, 100) for number in range(10)]
+
+
 def test_a_closed_end_is_told_apart_from_an_empty_one(ring, make_memory, wire):
     """EOFError, OSError, or nothing yet."""
     near, far = wire
