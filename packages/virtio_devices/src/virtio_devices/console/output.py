@@ -168,7 +168,7 @@ def _own_descriptor(fd: int) -> OwnDescriptor:
 
     A terminal that has room for a byte lets a longer write wait for as long as nobody looks at it.
     So it is opened once more, without waiting; where that is not permitted it is duplicated as all
-    else is. (To open a master once more would make a new terminal; it never waits.)
+    else is. (So is a master: to open that once more would make a new terminal.)
     """
     if not os.isatty(fd) or os.fstat(fd).st_rdev == _MASTER:
         return OwnDescriptor(fd)

@@ -17,7 +17,8 @@ class ConsolePort:
     and has the same file until it is closed, whatever the number is by then. It may be in
     non-blocking mode; in blocking mode it is asked before it is used, so a pipe, a socket or a file
     does not block whoever runs the device. A terminal is opened once more, in non-blocking mode;
-    one of another user's, which cannot be, blocks as long as nobody looks at it.
+    one of another user's cannot be, nor the master of a pseudo terminal: those have to be in that
+    mode, or they block as long as nobody reads what they show.
 
     Args:
         output: a descriptor, or a function that takes all the bytes that it is given; None throws
