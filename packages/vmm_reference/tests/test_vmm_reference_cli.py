@@ -211,6 +211,17 @@ def test_a_command_that_prints_without_a_stdout():
     assert "cannot write to stdout" in str(ends[0])
 
 
+def test_a_full_disk_below_the_serial_port_is_named(caplog):
+    """Its file and the system's reason, once."""
+    with EventLoop(pytest.fail) as loop:
+        lines = SerialLines(config("--serial", "file=/dev/full"), HostIo(), loop, pytest.fail)
+        for _ in range(3):
+            lines.lines[0].output(b"x")
+        lines.close()
+    reason = "no space left on device"
+    assert caplog.messages == [f"serial output to /dev/full is lost from here on: {reason}"]
+
+
 def test_notices_are_not_called_warnings(capsys):
     """What is not wrong is told without a word of alarm; what is wrong, with it."""
     setup = LogSetup(0, None)

@@ -201,7 +201,7 @@ def _add_machine(machine: argparse._ArgumentGroup) -> None:
         metavar="off|null|tty|pty|file=PATH",
         default="off",
         help="where its virtio console, hvc0, goes: there is none, nowhere, to this terminal, to a "
-        "pseudo terminal whose path is logged, or to a file (--console tty); default off",
+        "pseudo terminal (a line on stderr says which), or to a file (--console tty); default off",
     )
 
 
@@ -213,7 +213,7 @@ def _add_virtio(machine: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[],
         help="a raw image file or block device as a disk, with readonly=on, direct=on (O_DIRECT), "
-        "serial=TEXT, num_queues=N, queue_size=N; give it again for more disks "
+        "serial=TEXT, num_queues=N, queue_size=N, image_type=raw; give it again for more disks "
         "(--disk path=disk.img,readonly=on)",
     )
     machine.add_argument(

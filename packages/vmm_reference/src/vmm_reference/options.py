@@ -157,9 +157,10 @@ class Options:
         text = self._values.get(key)
         if text is None:
             return None
-        if text not in _TOGGLES:
+        value = _TOGGLES.get(text.lower())
+        if value is None:
             raise self.bad(f"{key}: {text!r} is neither on nor off")
-        return _TOGGLES[text]
+        return value
 
 
 def _unknown_key(piece: str, keys: Sequence[str], before: dict[str, str]) -> str:
