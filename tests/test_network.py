@@ -352,3 +352,23 @@ def test_a_guest_asks_for_an_address(boot, namespace):
         f"default via {HOST} dev eth0",
         f"nameserver {HOST}",
     ]
+
+
+def test_a_deleted_interface_takes_the_carrier(boot, namespace, tmp_path):
+    """The guest sees it go, and a warning names the interface."""
+    word = tmp_path / "delete"
+    delete = f"until [ -e {word} ]; do sleep 0.1; done; ip link delete vmtap0"
+    server = namespace.server(UP)
+    carrier = "/sys/class/net/eth0/carrier"
+    script = (
+        f"ip address add {GUEST}/24 dev eth0; nc {HOST} {UP} </dev/null;"
+        f"while [ $(cat {carrier}) = 1 ]; do sleep 0.1; done; cat {carrier}"
+    )
+    end = boot(script, "--net", NET, prefix=("sh", "-c", f'({delete}) & exec "$@"', "sh"))
+    try:
+        server.accept()[0].close()
+    finally:
+        word.touch()
+    ended = end.result()
+    assert (ended.code, ended.stdout) == (0, b"0\n"), ended.stderr
+    assert "net0 (vmtap0): the backend of a receive queue is gone: file desc" in ended.stderr
