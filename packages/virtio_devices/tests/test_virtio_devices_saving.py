@@ -474,6 +474,40 @@ def test_an_interrupt_that_is_shown_is_in_the_isr():
         twin.close()
 
 
+def test_a_message_that_nothing_holds_back_cannot_wait():
+    """MSI-X is on and the vector is not masked: it would have been sent."""
+    twin = Twin(Disk(), pci=True)
+    try:
+        twin.driver.enable_msix()
+        twin.driver.set_vector(0, 0xFEE0_0000, 1)
+        record = twin.transport.save()._replace(pending=b"\1" + bytes(7))
+        assert "vector 0 due and not sent" in refused(twin, record)
+    finally:
+        twin.close()
+
+
+def test_what_a_device_says_while_it_is_restored_is_not_passed_on(memory):
+    """Its driver has heard it before; what comes later is new."""
+
+    class Talkative(Rng):
+        def activate(self, memory, queues, interrupt):
+            super().activate(memory, queues, interrupt)
+            self.tell = interrupt
+            self.tell.config_change()
+
+    interrupts = [InterruptCounter(), InterruptCounter()]
+    transports = [
+        MmioTransport(Talkative(), memory, interrupt, kick=[].append) for interrupt in interrupts
+    ]
+    driver = MmioDriver(transports[0])
+    driver.negotiate()
+    driver.start()
+    transports[1].restore(transports[0].save())
+    assert [interrupt.count for interrupt in interrupts] == [1, 0]
+    transports[1].device.tell.config_change()
+    assert interrupts[1].count == 1
+
+
 def leaves(record, path=()):
     """Where the values of a record are, and the parts that are made of them."""
     yield path
