@@ -530,6 +530,15 @@ def test_without_msix_the_pin_is_used(pinned, recorder):
     assert pinned.pin.changes == 2
 
 
+def test_a_read_of_no_bytes_leaves_the_isr_alone(pinned, recorder):
+    """It once was an OverflowError while a bit was set."""
+    recorder.interrupt.used_buffer(0)
+    isr, _size = pinned.driver.structures[3]  # VIRTIO_PCI_CAP_ISR_CFG
+    pinned.transport.read(isr, memoryview(bytearray()))
+    assert pinned.pin.active
+    assert pinned.driver.acknowledge() == 1
+
+
 def test_interrupt_disable_holds_the_pin(pinned, recorder):
     """Interrupt Status shows it nevertheless (PCI §6.2.2, §6.2.3)."""
     pinned.driver.write_config_space(4, INTERRUPT_DISABLE, 2)

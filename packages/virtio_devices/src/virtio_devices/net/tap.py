@@ -15,7 +15,6 @@ import warnings
 from virtio_devices.errors import TapError, VirtioUsageError, os_reason
 from virtio_devices.net.features import GUEST_OFFLOADS, NetFeature
 from virtio_devices.net.frame import HEADER_SIZE
-from virtio_devices.net.tap_refusal import refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,6 +240,9 @@ def _attach(fd: int, name: str, *, multi_queue: bool) -> str:
     try:
         answer = fcntl.ioctl(fd, _TUNSETIFF, _ifreq.pack(name.encode(), flags))
     except OSError as error:
+        # Only now: it asks through a socket, whose module takes 2 ms to import.
+        from virtio_devices.net.tap_refusal import refusal_of  # noqa: PLC0415
+
         reason = refusal_of(name, error, multi_queue=multi_queue)
         message = f"cannot attach to TAP interface {name or '(a new one)'}: {reason}"
         raise TapError(name, error.errno, message) from error

@@ -243,7 +243,8 @@ class PciTransport:
         return self._space.load(self._msix_capability + _MESSAGE_CONTROL, 2)
 
     def _read_isr(self, _offset: int, data: memoryview) -> None:
-        data[:] = self._interrupts.take_isr().to_bytes(len(data), "little")
+        if data:  # reading takes what is read, and nothing takes nothing
+            data[:] = self._interrupts.take_isr().to_bytes(len(data), "little")
 
     def _write_device(self, offset: int, data: memoryview) -> None:
         self._life.write_config(offset, bytes(data))
