@@ -315,7 +315,7 @@ def test_copies_have_bytes_of_their_own(again):
 
 @pytest.mark.kvm
 def test_cpuid_of_a_vcpu_that_was_taken_over(kvm, vm, start):
-    """It is as long as somebody else made it; reading it was E2BIG."""
+    """It is as long as somebody else made it: not E2BIG, and without empty entries behind it."""
     vcpu, entries = start("f4"), kvm.get_supported_cpuid()
     vcpu.set_cpuid2(entries)
     with vm.vcpu_from_fd(os.dup(vcpu.fileno()), 0) as same:

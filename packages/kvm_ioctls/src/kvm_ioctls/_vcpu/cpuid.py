@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from kvm_ioctls import _lists
@@ -12,6 +13,9 @@ from kvm_ioctls.structs import CpuidEntry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_MOST_ENTRIES = 256
+"""KVM_MAX_CPUID_ENTRIES (arch/x86/include/asm/kvm_host.h)."""
 
 
 class Cpuid(Resource):
@@ -27,16 +31,34 @@ class Cpuid(Resource):
 
     def get_cpuid2(self) -> list[CpuidEntry]:
         """KVM_GET_CPUID2."""
-        # With room for just what was set: kernels before 6.4 do not say how much they wrote.
-        packed = _lists.pack("struct kvm_cpuid2", CpuidEntry, [CpuidEntry()] * self._cpuid_entries)
         try:
-            self._fd.ioctl_buffer("KVM_GET_CPUID2", packed)
+            packed = self._read_cpuid(self._cpuid_entries)
         except KvmError as error:
             if error.errno != errno.E2BIG:
                 raise
-            # Somebody else set it: through another descriptor, that this one was copied from.
-            return _lists.fetch_cpuid(self._fd, "KVM_GET_CPUID2")
+            packed = self._read_cpuid(self._count_cpuid())
         return _lists.unpack("struct kvm_cpuid2", CpuidEntry, packed)
+
+    def _count_cpuid(self) -> int:
+        """How many entries somebody else set, through the descriptor that this one is a copy of.
+
+        Kernels before 6.4 do not say how many they wrote, but refuse where there is less room.
+        """
+        return bisect_left(range(_MOST_ENTRIES), True, key=self._is_room_for_cpuid)
+
+    def _is_room_for_cpuid(self, entries: int) -> bool:
+        try:
+            self._read_cpuid(entries)
+        except KvmError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            return False
+        return True
+
+    def _read_cpuid(self, room: int) -> bytearray:
+        packed = _lists.pack("struct kvm_cpuid2", CpuidEntry, [CpuidEntry()] * room)
+        self._fd.ioctl_buffer("KVM_GET_CPUID2", packed)
+        return packed
 
     def get_supported_hv_cpuid(self) -> list[CpuidEntry]:
         """KVM_GET_SUPPORTED_HV_CPUID: the Hyper-V leaves that this vCPU could show."""
