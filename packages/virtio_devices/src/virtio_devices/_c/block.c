@@ -51,15 +51,10 @@ enum { LEFT, MOVED, FULL };
 
 static int read_header(Guest *guest, Chain *chain, uint32_t *type, uint64_t *sector)
 {
-    Stream *stream = &chain->streams[READABLE];
     unsigned char bytes[HEADER];
 
-    for (size_t done = 0; done < HEADER;) {
-        Buffer buffer = chain_next(chain, stream, HEADER - done);
-        if (guest_read(guest, buffer.address, bytes + done, (size_t)buffer.size) < 0)
-            return -1;
-        done += (size_t)buffer.size;
-    }
+    if (chain_read(guest, chain, &chain->streams[READABLE], bytes, HEADER) < 0)
+        return -1;
     memcpy(type, bytes, sizeof *type);
     memcpy(sector, bytes + 8, sizeof *sector);
     *type = le32toh(*type);

@@ -130,6 +130,8 @@ void pieces_end(Pieces *pieces);
 /* Append the next `size` bytes, which the stream has left: 1; no room for all of them: 0; a region
  * is closed: -1 with an error. Nothing is taken unless all is. */
 int pieces_take(Pieces *pieces, Chain *chain, int stream, uint64_t size);
+/* Copy the next `size` bytes, which the stream has left; 0, or -1: as guest_read. */
+int chain_read(Guest *guest, Chain *chain, Stream *from, void *to, uint64_t size);
 /* guest_wrote for the first `size` bytes of a stream as it was before they were taken. */
 int chain_wrote(Guest *guest, Chain *chain, Stream from, uint64_t size);
 

@@ -56,12 +56,9 @@ static int copy_frame(Batch *batch, Frame *frame)
     frame->copy = (struct iovec){batch->copies, (size_t)frame->size};
     frame->vector = &frame->copy;
     frame->count = 1;
-    while (from.remaining) {
-        Buffer piece = chain_next(frame->chain, &from, from.remaining);
-        if (guest_read(&batch->ring->guest, piece.address, batch->copies, (size_t)piece.size) < 0)
-            return -1;
-        batch->copies += piece.size;
-    }
+    if (chain_read(&batch->ring->guest, frame->chain, &from, batch->copies, frame->size) < 0)
+        return -1;
+    batch->copies += frame->size;
     return 1;
 }
 

@@ -76,6 +76,20 @@ int pieces_take(Pieces *pieces, Chain *chain, int stream, uint64_t size)
     return 1;
 }
 
+int chain_read(Guest *guest, Chain *chain, Stream *from, void *to, uint64_t size)
+{
+    unsigned char *bytes = to;
+
+    while (size) {
+        Buffer buffer = chain_next(chain, from, size);
+        if (guest_read(guest, buffer.address, bytes, (size_t)buffer.size) < 0)
+            return -1;
+        bytes += buffer.size;
+        size -= buffer.size;
+    }
+    return 0;
+}
+
 int chain_wrote(Guest *guest, Chain *chain, Stream from, uint64_t size)
 {
     while (size) {
