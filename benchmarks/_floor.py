@@ -13,8 +13,9 @@ def compile_floor(name: str, declarations: str, folder: str) -> Any:
     """The module made of ``benchmarks/NAME.c``, with `ffi` and `lib`."""
     builder = cffi.FFI()
     builder.cdef(declarations)
-    source = Path(__file__).with_name(f"{name}.c").read_text()
-    builder.set_source(name, source, extra_compile_args=["-O2"])
+    here = Path(__file__).parent
+    source = (here / f"{name}.c").read_text()
+    builder.set_source(name, source, extra_compile_args=["-O2"], include_dirs=[str(here)])
     path = builder.compile(tmpdir=folder)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

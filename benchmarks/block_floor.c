@@ -6,10 +6,10 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include <stdint.h>
+#include "floor.h"
+
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 
 enum { SIZE = 128, NEXT = 1, WRITE = 2, MAX_PIECES = 8 };
 
@@ -23,31 +23,6 @@ struct header {
     uint32_t type, reserved;
     uint64_t sector;
 };
-
-static uint64_t start, size;
-static char *host;
-
-static double now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return 1e9 * (double)time.tv_sec + (double)time.tv_nsec;
-}
-
-static void use_memory(const uint64_t *table)
-{
-    start = table[4];
-    size = table[5];
-    host = (char *)(uintptr_t)table[6];
-}
-
-static char *at(uint64_t address, uint64_t length)
-{
-    if (address < start || address - start >= size || length > size - (address - start))
-        __builtin_trap();
-    return host + (address - start);
-}
 
 /* One request: header, data in one piece or several, status. Returns the bytes written. */
 static uint32_t carry_out(const char *descriptors, uint16_t head, int fd, uint64_t disk)

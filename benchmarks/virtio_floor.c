@@ -3,9 +3,9 @@
  * What is checked is what any device must check: heads, links, buffers and tables against the
  * one region of the table. No errors are made, no objects, no calls back. Nanoseconds per chain.
  */
-#include <stdint.h>
+#include "floor.h"
+
 #include <string.h>
-#include <time.h>
 
 enum { CHAINS = 64, PER_CHAIN = 3, NEXT = 1, WRITE = 2, INDIRECT = 4 };
 enum { SIZE = 256, TABLE = 0x1000, AVAILABLE = 0x2000, USED = 0x3000 };
@@ -17,31 +17,7 @@ struct descriptor {
     uint16_t third, fourth;
 };
 
-static uint64_t start, size;
-static char *host;
 static volatile uint64_t sink;
-
-static double now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return 1e9 * (double)time.tv_sec + (double)time.tv_nsec;
-}
-
-static void use_memory(const uint64_t *table)
-{
-    start = table[4];
-    size = table[5];
-    host = (char *)(uintptr_t)table[6];
-}
-
-static char *at(uint64_t address, uint64_t length)
-{
-    if (address < start || address - start >= size || length > size - (address - start))
-        __builtin_trap();
-    return host + (address - start);
-}
 
 static struct descriptor copy_of(const char *from)
 {
