@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vmm_reference.errors import VmmError
 from vmm_reference.exit_codes import ExitCode, VmExit
 from vmm_reference.flags import config_from_args, make_parser
+from vmm_reference.os_reason import os_reason
 from vmm_reference.streams import PROGRAM, fill_closed_descriptors, flush_stderr, say
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     except BrokenPipeError:
         sys.exit(128 + 13)
     except OSError as error:
-        say(f"cannot write to standard output: {(error.strerror or str(error)).lower()}")
+        say(f"cannot write to standard output: {os_reason(error)}")
         sys.exit(ExitCode.HOST_ERROR)
 
 

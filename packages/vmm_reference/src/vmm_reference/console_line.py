@@ -17,6 +17,7 @@ from vmm_reference.console import ConsoleInput
 from vmm_reference.errors import HostError, OptionError, UsageError, VmStateError
 from vmm_reference.exit_codes import EndKind, VmExit
 from vmm_reference.logs import NOTICE
+from vmm_reference.os_reason import os_reason
 from vmm_reference.output_file import OutputFile
 from vmm_reference.pseudo_terminal import PseudoTerminal
 from vmm_reference.terminal import EscapeFilter
@@ -162,7 +163,7 @@ class ConsoleLine:
         try:
             return Console(port, size=size)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = os_reason(error)
             raise HostError(f"cannot use the descriptors of the console: {reason}") from error
 
     def _file_port(self, path: Path) -> ConsolePort:
@@ -177,7 +178,7 @@ class ConsoleLine:
         try:
             self._terminal = PseudoTerminal(self._loop, lambda: self.device.open_port(0))
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = os_reason(error)
             raise HostError(f"cannot make a pseudo terminal for --console pty: {reason}") from error
         self._teardown.callback(self._terminal.close)
         self.path = self._terminal.path

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vmm_reference.errors import InputFileError
+from vmm_reference.os_reason import os_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ def _file_handler(file: Path) -> _Lossy:
     try:
         handler = _LossyFile(file, encoding="utf-8")
     except OSError as error:
-        reason = f"cannot be written: {(error.strerror or '').lower()}"
+        reason = f"cannot be written: {os_reason(error)}"
         raise InputFileError("--log-file", file, reason) from error
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(name)s %(threadName)s: %(message)s")

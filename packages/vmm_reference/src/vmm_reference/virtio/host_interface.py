@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from vmm_reference.errors import HostError
+from vmm_reference.os_reason import os_reason
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Interface
@@ -119,7 +120,7 @@ class HostInterface:
         try:
             fcntl.ioctl(self._socket, request, _ifreq.pack(self.name.encode(), value))
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = os_reason(error)
             if error.errno == errno.EPERM:
                 reason = f"not permitted; let root do it with `ip {command}`"
             raise HostError(f"--net: cannot set {self.name} {what}: {reason}") from error
